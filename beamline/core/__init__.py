@@ -1,0 +1,1 @@
+"""Errors, configuration, units and PV names: what every other package builds on."""

@@ -1,0 +1,64 @@
+"""The errors of this project.
+
+Every message is one sentence that says what failed, where (PV, key, path, run), what was expected,
+what was found, and what to do. Each class also inherits a builtin, so callers can catch either.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BeamlineError",
+    "ConfigurationError",
+    "ConnectionLostError",
+    "DeviceServerError",
+    "FileFormatError",
+    "MissingError",
+    "MotionError",
+    "MotorLimitError",
+    "ProcessError",
+    "TruthError",
+]
+
+
+class BeamlineError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class ConfigurationError(BeamlineError, ValueError):
+    """A setting, a file that describes settings, or a combination of them is wrong."""
+
+
+class MissingError(BeamlineError, KeyError):
+    """Something that was asked for by name (run, key, PV, sample) does not exist."""
+
+    def __str__(self) -> str:
+        # KeyError shows repr(message), which puts a sentence into quotes.
+        return str(self.args[0]) if self.args else ""
+
+
+class ConnectionLostError(BeamlineError, ConnectionError):
+    """A peer (device server, IOC) is not there, or went away."""
+
+
+class DeviceServerError(BeamlineError, RuntimeError):
+    """The device server refused a command."""
+
+
+class MotorLimitError(BeamlineError, ValueError):
+    """A position lies outside a motor's limits; nothing has moved."""
+
+
+class MotionError(BeamlineError, RuntimeError):
+    """A motor did not arrive where it was sent."""
+
+
+class FileFormatError(BeamlineError, ValueError):
+    """A file could be opened but does not hold what its format promises."""
+
+
+class ProcessError(BeamlineError, RuntimeError):
+    """A supervised process did not start, or ended when it should not have."""
+
+
+class TruthError(BeamlineError, AssertionError):
+    """What was measured disagrees with the known truth of the simulation."""
