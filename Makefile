@@ -1,0 +1,49 @@
+# beamline-dataflow: `make demo` and `make test` do all set-up by themselves.
+VENV   ?= .venv
+OUTPUT ?= demo-output
+SAMPLE ?=
+
+BIN     := $(VENV)/bin
+SOURCES := $(wildcard ioc/device_server/src/*.[ch])
+INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test install lint types unit system build clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the files (SAMPLE=FILE.xdi, OUTPUT=DIR)
+	$(BIN)/beamline demo --output-dir $(OUTPUT) $(if $(SAMPLE),--sample $(SAMPLE))
+
+test: lint types ## Run linters, type checks and all tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-test ## Run the linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed-test ## Run the type checker
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-test ## Run the fast tests only
+	$(BIN)/pytest tests/unit
+
+system: $(VENV)/.installed-test ## Run the tests of the real stack only
+	$(BIN)/pytest -m system
+
+install: $(VENV)/.installed ## Install into $(VENV) (again after a change of the C sources)
+
+$(VENV)/.installed: $(INPUTS)
+	@echo "Installing into $(VENV) (about a minute the first time) ..."
+	@tools/install.sh $(VENV)
+	@touch $@
+
+$(VENV)/.installed-test: $(INPUTS)
+	@echo "Installing with the test tools into $(VENV) (about a minute the first time) ..."
+	@tools/install.sh $(VENV) test
+	@touch $(VENV)/.installed $@
+
+clean: ## Remove the environment, the compiled program and the demo's output
+	rm -rf $(VENV) ioc/_bin demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
