@@ -37,6 +37,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         Path("beamline-data"), description="journal, catalogue, files and metadata live below it"
     )
+    simulate: bool = Field(
+        True, description="start a simulated beamline, instead of using an IOC that runs"
+    )
     sample: tuple[str, ...] = Field(
         ("Cu",), description="built-in samples by name, or XDI files by path; the first is in beam"
     )

@@ -50,14 +50,30 @@ class PVSpec:
 
 PVS: tuple[PVSpec, ...] = (
     PVSpec("RING:CURRENT", "ai", "mA", 0.0, 400.0, 3, "Storage ring current"),
-    PVSpec("MONO:ENERGY", "motor", "eV", 4000.0, 20000.0, 3, "Si(111) monochromator energy",
-           writable=True),
+    PVSpec(
+        "MONO:ENERGY",
+        "motor",
+        "eV",
+        4000.0,
+        20000.0,
+        3,
+        "Si(111) monochromator energy",
+        writable=True,
+    ),
     PVSpec("SAMPLE:X", "motor", "um", -10000.0, 10000.0, 2, "Sample horizontal", writable=True),
     PVSpec("SAMPLE:Y", "motor", "um", -10000.0, 10000.0, 2, "Sample vertical", writable=True),
     PVSpec("SAMPLE:Z", "motor", "um", -5000.0, 5000.0, 2, "Sample along the beam", writable=True),
     PVSpec("SAMPLE:THETA", "motor", "deg", -180.0, 180.0, 4, "Sample rotation", writable=True),
-    PVSpec("DET:TTH", "motor", "deg", -5.0, 150.0, 4, "2-theta arm of the point detector",
-           writable=True),
+    PVSpec(
+        "DET:TTH",
+        "motor",
+        "deg",
+        -5.0,
+        150.0,
+        4,
+        "2-theta arm of the point detector",
+        writable=True,
+    ),
     PVSpec("DET:I0", "ai", "counts", 0.0, 1e12, 0, "Incident intensity"),
     PVSpec("DET:IT", "ai", "counts", 0.0, 1e12, 0, "Transmitted intensity"),
     PVSpec("DET:IF", "ai", "counts", 0.0, 1e12, 0, "Fluorescence intensity"),
@@ -67,10 +83,10 @@ PVS: tuple[PVSpec, ...] = (
     PVSpec("VACUUM:PRESSURE", "ai", "mbar", 1e-10, 1e-8, 12, "Vacuum pressure"),
     PVSpec("HUTCH:TEMP", "ai", "degC", 20.0, 26.0, 3, "Hutch temperature"),
     PVSpec("SHUTTER:STATUS", "bi", "", 0, 1, 0, "Photon shutter state", ("Closed", "Open")),
-    PVSpec("SHUTTER:CMD", "bo", "", 0, 1, 0, "Photon shutter command", ("Close", "Open"),
-           writable=True),
-    PVSpec("ATTEN:FACTOR", "ao", "", 0.0, 1.0, 6, "Transmission of the attenuator",
-           writable=True),
+    PVSpec(
+        "SHUTTER:CMD", "bo", "", 0, 1, 0, "Photon shutter command", ("Close", "Open"), writable=True
+    ),
+    PVSpec("ATTEN:FACTOR", "ao", "", 0.0, 1.0, 6, "Transmission of the attenuator", writable=True),
     PVSpec("SAMPLE:SELECT", "mbbo", "", 0, 15, 0, "Sample in the beam", writable=True),
 )
 

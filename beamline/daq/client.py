@@ -1,0 +1,160 @@
+"""Client of the device server's line protocol (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from types import TracebackType
+from typing import Any
+
+from beamline.core.errors import ConnectionLostError, DeviceServerError, MotionError
+
+__all__ = ["DeviceClient"]
+
+_MEANING = {
+    "UNKNOWN_CMD": "the server does not know this command",
+    "UNKNOWN_PV": "the server has no such PV ('LIST' names all)",
+    "INVALID_VALUE": "the value is not a number within the range of this PV",
+    "MOTOR_FAULT": "the motor has stalled or stands on a limit switch",
+    "BUSY": "the server is still busy with the previous one",
+    "NO_CONSUMER": "nothing takes the frames",
+}
+
+
+class DeviceClient:
+    """A connection to a device server.
+
+    Parameters
+    ----------
+    host, port
+        Its address; ``DEVICE_HOST`` and ``DEVICE_PORT`` or 127.0.0.1:6064 where not given.
+    timeout
+        Seconds to wait for a connection or a reply.
+
+    Raises
+    ------
+    ConnectionLostError
+        If there is no server, or it goes away or falls silent.
+    """
+
+    def __init__(
+        self, host: str | None = None, port: int | None = None, *, timeout: float = 5.0
+    ) -> None:
+        self.host = host or os.environ.get("DEVICE_HOST", "127.0.0.1")
+        self.port = int(port if port is not None else os.environ.get("DEVICE_PORT", "6064"))
+        try:
+            self._socket = socket.create_connection((self.host, self.port), timeout)
+        except OSError as error:
+            raise ConnectionLostError(
+                f"no device server answers at {self.host}:{self.port} "
+                f"({error.strerror or error}): start one with 'beamline server'."
+            ) from None
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = self._socket.makefile("rb")
+
+    def request(self, line: str) -> str:
+        """Send one request line and return the data of its ``OK`` reply.
+
+        Raises
+        ------
+        DeviceServerError
+            If the server answers ``ERR``; the message says what was asked and what is wrong.
+        """
+        try:
+            self._socket.sendall(line.encode("utf-8") + b"\n")
+            reply = self._stream.readline().decode("utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise ConnectionLostError(
+                f"the device server at {self.host}:{self.port} did not answer {line!r}: {error}."
+            ) from None
+        status, _, data = reply.partition(":")
+        if status == "OK":
+            return data
+        if not reply:
+            raise ConnectionLostError(
+                f"the device server at {self.host}:{self.port} closed the connection at {line!r}."
+            )
+        raise DeviceServerError(
+            f"the device server refused {line!r}: {_MEANING.get(data, 'it said')} ({reply})."
+        )
+
+    def ping(self) -> bool:
+        """Whether the server answers."""
+        return self.request("PING") == "PONG"
+
+    def get(self, pv: str) -> float:
+        """Value of a PV, in the units of the PV table."""
+        return float(self.request(f"GET:{pv}"))
+
+    def put(self, pv: str, value: float) -> None:
+        """Set a PV; on a motor this starts a move."""
+        self.request(f"PUT:{pv}:{value!r}")
+
+    def move(self, motor: str, position: float, *, wait: bool = True, timeout: float = 60) -> None:
+        """Move a motor and, by default, wait until it is there.
+
+        Raises
+        ------
+        MotionError
+            If it has not arrived after `timeout` seconds.
+        """
+        self.request(f"MOVE:{motor}:{position!r}")
+        deadline = time.monotonic() + timeout
+        while wait and self.moving(motor):
+            if time.monotonic() > deadline:
+                raise MotionError(
+                    f"{motor} has not reached {position} after {timeout:g} s: it stands at "
+                    f"{self.get(motor + '.RBV')}."
+                )
+            time.sleep(0.005)
+
+    def moving(self, motor: str) -> bool:
+        """Whether a motor moves."""
+        return self.request(f"STATUS:{motor}") == "MOVING"
+
+    def pvs(self, pattern: str = "*") -> list[str]:
+        """Names of the PVs that match a shell pattern."""
+        names = self.request(f"LIST:{pattern}")
+        return names.split(",") if names else []
+
+    def truth(self) -> dict[str, Any]:
+        """Everything that the simulation knows: samples, foil positions, unit cell, detector."""
+        truth: dict[str, Any] = json.loads(self.request("TRUTH"))
+        return truth
+
+    def true_spots(self, frame: int) -> list[tuple[float, float, float]]:
+        """Visible Bragg spots of a frame that was taken: (fs, ss) in px, expected photons.
+
+        Parameters
+        ----------
+        frame
+            Its number since the start of the server, from 0.
+        """
+        _, *spots = self.request(f"TRUTH:AD1:{frame}").split(";")
+        return [
+            (float(fs), float(ss), float(photons))
+            for fs, ss, photons in (spot.split(",") for spot in spots if spot)
+        ]
+
+    def close(self) -> None:
+        """Say goodbye and close the connection."""
+        try:
+            self._socket.sendall(b"QUIT\n")
+        except OSError:
+            pass  # the server is gone: nothing to say goodbye to
+        finally:
+            self._stream.close()
+            self._socket.close()
+
+    def __enter__(self) -> DeviceClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

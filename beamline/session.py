@@ -1,0 +1,343 @@
+"""A working Bluesky session: RunEngine, journal, catalogue, writers, devices; one call each.
+
+In a notebook::
+
+    from beamline.session import simulated_beamline
+    session = simulated_beamline()
+    RE, bl = session.RE, session.beamline
+    RE(session.plans.linear_scan([bl.counters], bl.sample.x, -1000, 1000, 41))
+    session.catalog[-1].primary.read()
+
+At a real beamline `connect_beamline` does the same with the PVs of `Settings.prefix`. Nothing
+happens at import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from beamline import __version__
+from beamline.core.config import Settings, load_settings
+from beamline.core.errors import ConfigurationError
+from beamline.core.metadata import PersistentMetadata
+from beamline.core.shadowing import check_packages
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+
+    from beamline.simulation import Simulation
+    from devices import Beamline
+
+__all__ = [
+    "DataStore",
+    "Session",
+    "connect_beamline",
+    "make_run_engine",
+    "open_session",
+    "simulated_beamline",
+]
+
+
+class DataStore:
+    """Everything that is recorded below one directory.
+
+    Parameters
+    ----------
+    directory
+        Made if it is missing. Below it: ``journal/``, ``nexus/``, ``cxi/``, ``frames/``,
+        ``catalog/``, ``logs/`` and ``metadata.json``.
+    catalog
+        Whether the process that feeds the catalogue from the journal runs.
+
+    Attributes
+    ----------
+    journal, nexus, cxi
+        The document consumers, in the order in which they are served.
+    metadata : PersistentMetadata
+        For the RunEngine's ``md``.
+
+    Raises
+    ------
+    ConfigurationError
+        If the directory can't be written to.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, catalog: bool = True) -> None:
+        from beamline.documents.journal import JournalWriter
+        from callbacks.cxi import CXIWriter
+        from callbacks.nexus import NeXusWriter
+
+        self.directory = Path(directory).resolve()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot make the data directory {self.directory}: {error.strerror}; choose "
+                "another with --data-dir or BEAMLINE_DATA_DIR."
+            ) from None
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise ConfigurationError(
+                f"the data directory {self.directory} is not writable: choose another with "
+                "--data-dir or BEAMLINE_DATA_DIR."
+            )
+        self.metadata = PersistentMetadata(self.directory / "metadata.json")
+        self.journal = JournalWriter(self.directory / "journal")
+        self.nexus = NeXusWriter(self.directory / "nexus")
+        self.cxi = CXIWriter(self.directory / "cxi")
+        self.frames = self.directory / "frames"
+        self._feed: Any = None
+        self._catalog: Any = None
+        if catalog:
+            from beamline.catalog import CatalogFeed
+
+            self._feed = CatalogFeed(self.directory)
+            self._feed.start()
+
+    @property
+    def catalog(self) -> Any:
+        """The databroker catalogue of these runs; opened (a few seconds) at first use."""
+        if self._catalog is None:
+            from beamline.catalog import open_catalog
+
+            self._catalog = open_catalog(self.directory)
+        return self._catalog
+
+    def wait_for_catalog(self, uid: str, timeout: float = 60.0) -> None:
+        """Wait until the run `uid` is in the catalogue; a scan itself never waits for it."""
+        if self._feed is not None:
+            self._feed.wait(uid, timeout)
+
+    def close(self) -> None:
+        """Stop the feeding process; runs that are not in the catalogue yet follow at next start."""
+        if self._feed is not None:
+            self._feed.stop()
+            self._feed = None
+
+
+def make_run_engine(
+    store: DataStore | str | os.PathLike[str] = "beamline-data",
+    *,
+    live_table: bool = True,
+    plots: bool = False,
+    progress: bool = True,
+    consumers: Iterable[Callable[[str, dict[str, Any]], Any]] = (),
+    **metadata: Any,
+) -> RunEngine:
+    """Make a RunEngine that records everything.
+
+    Parameters
+    ----------
+    store
+        Where to record, or the directory for it.
+    live_table
+        Print a table of each run (bluesky's BestEffortCallback).
+    plots
+        Let that callback draw as well (each update takes tens of milliseconds).
+    progress
+        Show progress bars while the RunEngine waits.
+    consumers
+        Further document consumers; they come after the journal and the writers.
+    **metadata
+        Added to the persistent metadata.
+
+    Raises
+    ------
+    ConfigurationError
+        If the directory can't be written to.
+    """
+    from bluesky import RunEngine
+    from bluesky.callbacks.best_effort import BestEffortCallback
+    from bluesky.utils import ProgressBarManager
+
+    if not isinstance(store, DataStore):
+        store = DataStore(store)
+    run_engine = RunEngine(store.metadata)
+    run_engine.preprocessors.append(partial(_say_why, run_engine))
+    run_engine.md["versions"] = {
+        "beamline-dataflow": __version__,
+        **{name: importlib.metadata.version(name) for name in ("bluesky", "ophyd", "event-model")},
+    }
+    for key, value in metadata.items():
+        run_engine.md[key] = value
+    # The journal comes first: what it has, every file can be made from again.
+    for consumer in (store.journal, store.nexus, store.cxi, *consumers):
+        run_engine.subscribe(consumer)
+    if live_table or plots:
+        table = BestEffortCallback()
+        if not plots:
+            table.disable_plots()
+        if not live_table:
+            table.disable_table()
+        run_engine.subscribe(table)
+    if progress:
+        run_engine.waiting_hook = ProgressBarManager()
+    return run_engine
+
+
+def _say_why(run_engine: RunEngine, plan: Any) -> Any:
+    """Put the reason of an abort into the stop document, where bluesky leaves it empty."""
+    from bluesky.preprocessors import plan_mutator
+
+    def with_reason(message: Any) -> tuple[Any, None]:
+        kwargs = message.kwargs
+        if message.command != "close_run" or kwargs.get("exit_status") in (None, "success"):
+            return None, None
+        if kwargs.get("reason"):
+            return None, None
+        # The RunEngine keeps the argument of RE.abort(reason) and has no public name for it.
+        why = run_engine._reason or f"the user asked the RunEngine to {kwargs['exit_status']}"  # noqa: SLF001
+
+        def replaced() -> Any:
+            return (yield message._replace(kwargs={**kwargs, "reason": why}))
+
+        return replaced(), None
+
+    return (yield from plan_mutator(plan, with_reason))
+
+
+class Session:
+    """RunEngine, devices, plans and data of one beamline, in one object.
+
+    Attributes
+    ----------
+    RE : bluesky.RunEngine
+    beamline : devices.Beamline
+    plans : module
+        `beamline.plans`.
+    store : DataStore
+    settings : Settings
+    simulation : Simulation or None
+        The processes, where the beamline is simulated.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        simulation: Simulation | None = None,
+        **options: Any,
+    ) -> None:
+        check_packages()
+        self.settings = settings
+        self.simulation = simulation
+        with contextlib.ExitStack() as undo:
+            if simulation is not None:
+                undo.callback(simulation.stop)
+            self.store = DataStore(settings.data_dir)
+            undo.callback(self.store.close)
+            from devices import Beamline
+
+            self.beamline: Beamline = Beamline(
+                settings.prefix, name="beamline", frames_dir=self.store.frames
+            )
+            self.beamline.connect(timeout=settings.connection_timeout)
+            self.RE = make_run_engine(
+                self.store,
+                beamline_id=settings.beamline_id,
+                facility=settings.facility,
+                **options,
+            )
+            undo.pop_all()
+        # A session that is forgotten, or an interpreter that ends, leaves no process behind.
+        self._finalizer = weakref.finalize(self, _close, self.store, simulation)
+
+    @property
+    def plans(self) -> ModuleType:
+        """The plans of this project (`beamline.plans`)."""
+        import beamline.plans
+
+        return beamline.plans
+
+    @property
+    def catalog(self) -> Any:
+        """The databroker catalogue; ``catalog[-1]`` is the latest run."""
+        return self.store.catalog
+
+    def namespace(self) -> dict[str, Any]:
+        """Names for an interactive session: ``RE``, ``bl``, the devices and the plans."""
+        names: dict[str, Any] = {"session": self, "RE": self.RE, "bl": self.beamline}
+        for attribute in self.beamline.component_names:
+            names[attribute] = getattr(self.beamline, attribute)
+        names.update({plan: getattr(self.plans, plan) for plan in self.plans.__all__})
+        return names
+
+    def close(self) -> None:
+        """Stop every process of the session."""
+        self._finalizer()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _close(store: DataStore, simulation: Simulation | None) -> None:
+    store.close()
+    if simulation is not None:
+        simulation.stop()
+
+
+def simulated_beamline(
+    settings: Settings | None = None, *, live_table: bool = True, **options: Any
+) -> Session:
+    """Start a simulated beamline on free loopback ports and connect to it.
+
+    Parameters
+    ----------
+    settings
+        Samples, seed, time scale, prefix and data directory; those of the environment by default.
+    live_table, **options
+        Passed to `make_run_engine`.
+
+    Raises
+    ------
+    ConfigurationError, ProcessError, ConnectionLostError
+        If a part doesn't start; those that did are stopped.
+    """
+    from beamline.simulation import Simulation, apply_client_environment
+
+    chosen = settings if settings is not None else load_settings()
+    chosen = chosen.model_copy(update={"device_port": 0, "ioc_port": 0})
+    running = Simulation(chosen, Path(chosen.data_dir) / "simulation")
+    try:
+        apply_client_environment(running.environment)
+    except BaseException:
+        running.stop()
+        raise
+    return Session(chosen, simulation=running, live_table=live_table, **options)
+
+
+def connect_beamline(settings: Settings | None = None, **options: Any) -> Session:
+    """Connect to a beamline whose IOC runs already.
+
+    The ``EPICS_CA_*`` variables say where; without them it is looked for on this machine at
+    `Settings.ioc_port`.
+    """
+    from beamline.core.epics import client_environment
+    from beamline.simulation import apply_client_environment
+
+    chosen = settings if settings is not None else load_settings()
+    if not any(name.startswith("EPICS_CA_") for name in os.environ):
+        apply_client_environment(client_environment(chosen.ioc_port))
+    return Session(chosen, **options)
+
+
+def open_session(settings: Settings | None = None, **options: Any) -> Session:
+    """Open a session as `Settings.simulate` says: simulated, or at a running IOC."""
+    chosen = settings if settings is not None else load_settings()
+    start = simulated_beamline if chosen.simulate else connect_beamline
+    return start(chosen, **options)

@@ -1,0 +1,58 @@
+"""Settings: order of the sources, and refusal of what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from beamline.core.config import Settings, load_settings
+from beamline.core.errors import ConfigurationError
+
+
+def test_defaults_need_no_source():
+    assert load_settings(environment={}) == Settings()
+
+
+def test_later_sources_win(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("prefix: 'FILE:'\nseed: 2\ndevice_port: 1\n")
+    environment = {"BEAMLINE_SEED": "3", "BEAMLINE_DEVICE_PORT": "2"}
+    settings = load_settings(file, environment=environment, device_port=4, seed=None)
+    assert (settings.prefix, settings.seed, settings.device_port) == ("FILE:", 3, 4)
+
+
+def test_the_environment_can_name_the_file(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("sample: Fe\n")
+    assert load_settings(environment={"BEAMLINE_CONFIG": str(file)}).sample == ("Fe",)
+
+
+def test_samples_in_the_environment_are_separated_by_commas():
+    assert load_settings(environment={"BEAMLINE_SAMPLE": "Cu,Fe"}).sample == ("Cu", "Fe")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prefx: 'A:'", "unknown setting 'prefx' in .*did you mean 'prefix'"),
+        ("seed: many", "setting 'seed' in .*settings.yaml is wrong.*'many'"),
+        ("time_scale: 0", "setting 'time_scale'"),
+        ("- a list", "found a list"),
+        ("a: [", "cannot read the settings file"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, expected: str):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=expected) as caught:
+        load_settings(file, environment={})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml", environment={})
+
+
+def test_an_unknown_variable_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match="BEAMLINE_DATADIR: did you mean 'data_dir'"):
+        load_settings(environment={"BEAMLINE_DATADIR": "x"})
