@@ -10,6 +10,7 @@ __all__ = [
     "BeamlineError",
     "ConfigurationError",
     "ConnectionLostError",
+    "DetectorError",
     "DeviceServerError",
     "FileFormatError",
     "MissingError",
@@ -50,6 +51,10 @@ class MotorLimitError(BeamlineError, ValueError):
 
 class MotionError(BeamlineError, RuntimeError):
     """A motor did not arrive where it was sent."""
+
+
+class DetectorError(BeamlineError, RuntimeError):
+    """A detector did not deliver what it was asked for."""
 
 
 class FileFormatError(BeamlineError, ValueError):
