@@ -1,0 +1,85 @@
+"""The session as people use it: a script or notebook, and the IPython profile."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+# Each session runs in a Python of its own: Channel Access reads its environment once.
+PREAMBLE = """
+from pathlib import Path
+from beamline.core.config import load_settings
+from beamline.session import simulated_beamline
+settings = load_settings(data_dir=Path("data"), time_scale=50.0)
+"""
+
+
+def script(code: str, folder: Path, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=timeout,
+    )  # fmt: skip
+
+
+def test_one_line_gives_a_beamline(tmp_path: Path):
+    done = script(
+        """
+        session = simulated_beamline(settings, progress=False)
+        RE, bl = session.RE, session.beamline
+        RE(session.plans.linear_scan([bl.counters], bl.sample.x, -500, 500, 5))
+        session.store.wait_for_catalog(session.store.journal.last_uid, 60)
+        run = session.catalog[-1]
+        print("plan", run.metadata["start"]["plan_name"])
+        print("points", run["primary"].read()["i0"].shape)
+        print("documents", [name for name, _ in run.documents()].count("event_page") >= 1
+              or [name for name, _ in run.documents()].count("event"))
+        print("files", sorted(p.suffix for p in session.store.nexus.files))
+        session.close()
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "plan linear_scan" in done.stdout
+    assert "points (5,)" in done.stdout
+    assert "files ['.nxs']" in done.stdout
+    assert "sample_x" in done.stdout  # the live table
+
+
+def test_scan_numbers_go_on_after_a_restart(tmp_path: Path):
+    code = """
+        with simulated_beamline(settings, live_table=False, progress=False) as session:
+            bl = session.beamline
+            session.RE(session.plans.linear_scan([bl.counters], bl.sample.x, 0, 1, 2))
+            print("scan", session.RE.md["scan_id"])
+        """
+    assert "scan 1" in script(code, tmp_path).stdout
+    assert "scan 2" in script(code, tmp_path).stdout
+
+
+def test_an_unwritable_data_directory_is_one_sentence(tmp_path: Path):
+    (tmp_path / "data").write_text("a file stands in the way")
+    done = subprocess.run(
+        [sys.executable, "-m", "beamline", "demo", "--output-dir", str(tmp_path / "data")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "data" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_profile_opens_in_ipython(tmp_path: Path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "beamline", "ipython", "--data-dir", str(tmp_path)),
+            *("--time-scale", "50", "--"),
+            *("-c", "RE(linear_scan([counters], sample.x, 0, 10, 3)); get_ipython().magic('wa')"),
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "linear_scan" in done.stdout
+    assert "sample_x" in done.stdout
