@@ -17,6 +17,7 @@ __all__ = [
     "MotionError",
     "MotorLimitError",
     "ProcessError",
+    "SpectrumError",
     "TruthError",
 ]
 
@@ -67,3 +68,7 @@ class ProcessError(BeamlineError, RuntimeError):
 
 class TruthError(BeamlineError, AssertionError):
     """What was measured disagrees with the known truth of the simulation."""
+
+
+class SpectrumError(BeamlineError, ValueError):
+    """A spectrum cannot be analysed: it has no edge, or the arrays are not a spectrum."""

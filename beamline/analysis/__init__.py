@@ -1,0 +1,1 @@
+"""Answers from spectra and patterns: X-ray absorption fine structure."""
