@@ -1,0 +1,272 @@
+"""Finding runs in a journal directory."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from beamline.core.errors import FileFormatError, MissingError
+from beamline.documents._records import SUFFIX, JournalReader, read_journal
+
+__all__ = ["Journal", "RunSummary"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a list of runs shows of one run.
+
+    Attributes
+    ----------
+    uid, scan_id, plan_name, sample
+        From the start document; `sample` is its name. None where the run has none.
+    time
+        Start, seconds since 1970.
+    duration
+        Seconds from start to stop; None while there is no stop document.
+    exit_status
+        Of the stop document (success, abort or fail); "running" while the recording process is
+        alive, "incomplete" where it ended without a stop document.
+    reason
+        Why it failed or was aborted.
+    num_events
+        Events per stream.
+    path
+        The journal file.
+    damage
+        What is wrong with the file, if anything.
+    """
+
+    uid: str
+    scan_id: int | None
+    plan_name: str | None
+    sample: str | None
+    time: float
+    duration: float | None
+    exit_status: str
+    reason: str
+    path: Path
+    num_events: Mapping[str, int] = field(default_factory=dict)
+    damage: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stop document is recorded."""
+        return self.duration is not None
+
+
+class Journal:
+    """The runs recorded below a directory; nothing is opened until it is asked for.
+
+    Parameters
+    ----------
+    directory
+        The one given to `JournalWriter`. One that is not there holds no runs.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+
+    def runs(self, limit: int | None = None) -> list[RunSummary]:
+        """Return the runs in order of their start, the latest last.
+
+        Files that are not journals are skipped, with a warning in the log that names them.
+
+        Parameters
+        ----------
+        limit
+            Return only so many of the latest.
+        """
+        found: list[RunSummary] = []
+        for day in self._days():
+            enough = limit is not None and len(found) >= limit
+            found += self._summaries(day)
+            if enough:
+                # One day more than needed: the clock's zone may have changed between two days.
+                break
+        found.sort(key=lambda run: run.time)
+        return found if limit is None else found[len(found) - min(limit, len(found)) :]
+
+    def find(self, key: str | int) -> RunSummary:
+        """Find one run.
+
+        Parameters
+        ----------
+        key
+            A uid or the beginning of one; a scan_id (the latest run that has it); or a negative
+            index, -1 for the latest run. Numbers may be given as text.
+
+        Raises
+        ------
+        MissingError
+            If there is none, or several match; the message says what there is.
+        FileFormatError
+            If the file of that run is damaged from its beginning.
+        """
+        text = str(key).strip()
+        try:
+            number = int(text)
+        except ValueError:
+            return self._by_uid(text)
+        if number < 0:
+            runs = self.runs(limit=-number)
+            if len(runs) < -number:
+                raise MissingError(f"no run {number} in {self.directory}: {self._inventory(runs)}.")
+            return runs[0]
+        return self._by_scan_id(number, text)
+
+    def documents(self, run: RunSummary | str | int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the documents of a run (a summary, or anything that `find` takes), exactly."""
+        summary = run if isinstance(run, RunSummary) else self.find(run)
+        return read_journal(summary.path)
+
+    def paths(self) -> Iterator[Path]:
+        """Yield all journal files, latest day first."""
+        for day in self._days():
+            yield from self._files(day)
+
+    def _days(self) -> list[Path]:
+        try:
+            return sorted((p for p in self.directory.iterdir() if p.is_dir()), reverse=True)
+        except OSError:
+            return []
+
+    @staticmethod
+    def _files(day: Path) -> list[Path]:
+        try:
+            return sorted(p for p in day.iterdir() if p.name.endswith(SUFFIX))
+        except OSError:
+            return []
+
+    def _summaries(self, day: Path) -> list[RunSummary]:
+        found = []
+        for path in self._files(day):
+            try:
+                found.append(summarize(path))
+            except FileFormatError as error:
+                _log.warning("skipped: %s", error)
+        return found
+
+    def _by_uid(self, prefix: str) -> RunSummary:
+        pattern = f"{glob.escape(quote(prefix, safe=''))}*{SUFFIX}"
+        matches = sorted(self.directory.glob(f"*/{pattern}")) if prefix else []
+        if len(matches) == 1:
+            return summarize(matches[0])
+        if matches:
+            some = ", ".join(_uid_of(path) for path in matches[:3])
+            raise MissingError(
+                f"{len(matches)} runs begin with {prefix!r} in {self.directory} ({some}"
+                f"{', …' if len(matches) > 3 else ''}): give more characters."
+            )
+        uids = [_uid_of(path) for path in self.paths()]
+        near = difflib.get_close_matches(prefix, [uid[: len(prefix)] for uid in uids], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"{self._inventory(self.runs(limit=1))}."
+        raise MissingError(f"no run {prefix!r} in {self.directory}: {hint}")
+
+    def _by_scan_id(self, number: int, text: str) -> RunSummary:
+        for day in self._days():
+            matches = [run for run in self._summaries(day) if run.scan_id == number]
+            if matches:
+                return max(matches, key=lambda run: run.time)
+        runs = self.runs()
+        if any(run.uid.startswith(text) for run in runs):
+            return self._by_uid(text)
+        near = sorted(
+            {run.scan_id for run in runs if run.scan_id is not None},
+            key=lambda scan_id: abs(scan_id - number),
+        )[:2]
+        nearest = " and ".join(str(scan_id) for scan_id in sorted(near))
+        hint = f"the nearest are {nearest}; " if near else ""
+        raise MissingError(
+            f"no run with scan_id {number} in {self.directory}: {hint}{self._inventory(runs)}."
+        )
+
+    def _inventory(self, runs: list[RunSummary]) -> str:
+        count = sum(1 for _ in self.paths())
+        if not runs:
+            return "it holds no runs"
+        last = runs[-1]
+        many = "1 run" if count == 1 else f"{count} runs"
+        return f"it holds {many}, the latest is scan_id {last.scan_id}, uid {last.uid[:8]}"
+
+
+def summarize(path: Path) -> RunSummary:
+    """Read a journal file's ends; a file without stop document is read through.
+
+    Raises
+    ------
+    FileFormatError
+        If it is not a journal, or holds no start document.
+    """
+    with JournalReader(path) as reader:
+        start = reader.start()
+        stop = reader.stop()
+        try:
+            return _summary(reader, start, stop)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(
+                f"{path} holds documents that break the rules of event-model: {error!r}."
+            ) from None
+
+
+def _summary(
+    reader: JournalReader, start: Mapping[str, Any], stop: Mapping[str, Any] | None
+) -> RunSummary:
+    begun = float(start.get("time", 0.0))
+    damage = duration = None
+    if stop is None:
+        alive = reader.being_written
+        num_events = count_events(reader)
+        status = "running" if alive else "incomplete"
+        damage = None if alive else reader.damage
+    else:
+        num_events = stop.get("num_events") or {}
+        status = str(stop.get("exit_status", "success"))
+        duration = float(stop.get("time", begun)) - begun
+    sample = start.get("sample")
+    if isinstance(sample, Mapping):
+        sample = sample.get("name")
+    scan_id = start.get("scan_id")
+    return RunSummary(
+        uid=str(start["uid"]),
+        scan_id=int(scan_id) if isinstance(scan_id, int) else None,
+        plan_name=_text(start.get("plan_name")),
+        sample=_text(sample),
+        time=begun,
+        duration=duration,
+        exit_status=status,
+        reason=str((stop or {}).get("reason") or ""),
+        num_events=dict(num_events),
+        path=reader.path,
+        damage=damage,
+    )
+
+
+def count_events(documents: JournalReader) -> dict[str, int]:
+    """Count the events of each stream, rows of pages included."""
+    streams: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for name, doc in documents:
+        if name == "descriptor":
+            streams[doc["uid"]] = doc.get("name", "primary")
+            counts.setdefault(streams[doc["uid"]], 0)
+        elif name in ("event", "event_page") and doc["descriptor"] in streams:
+            rows = 1 if name == "event" else len(doc["seq_num"])
+            counts[streams[doc["descriptor"]]] += rows
+    return counts
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _uid_of(path: Path) -> str:
+    return unquote(path.name.removesuffix(SUFFIX))
