@@ -1,0 +1,155 @@
+"""The IOC as a program: ``python -m ioc --server HOST:PORT --port N``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from beamline.core.errors import BeamlineError, ConfigurationError
+from ioc.database import Database
+from ioc.repeater import start_repeater
+from ioc.server import Context
+
+__all__ = ["main"]
+
+_log = logging.getLogger("ioc")
+
+#: How long to wait for the device server before serving records that are in alarm (s).
+_FIRST_LINK_TIMEOUT = 3.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ioc", description="Serve the device server's PVs over Channel Access."
+    )
+    parser.add_argument("--server", default="127.0.0.1:6064", metavar="HOST:PORT")
+    parser.add_argument("--prefix", default="BL02:", help="prefix of all PVs")
+    parser.add_argument("--port", type=int, default=5064, help="TCP and UDP port; 0: any free one")
+    parser.add_argument("--interface", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--repeater-port", type=int, help="port of the CA repeater (default: PORT + 1)"
+    )
+    parser.add_argument("--list-pvs", action="store_true", help="print all PV names and end")
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="end when standard input closes"
+    )
+    parser.add_argument(
+        "--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the IOC; return its exit status.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process by default.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=arguments.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Its level is WARNING for things that are normal here, such as clients that go away.
+    logging.getLogger("caproto").setLevel(max(logging.ERROR, logging.root.level))
+    try:
+        host, port = _address(arguments.server)
+        if arguments.list_pvs:
+            sys.stdout.write("".join(f"{name}\n" for name in _record_names(arguments.prefix)))
+            return 0
+        asyncio.run(_serve(arguments, host, port))
+    except BeamlineError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) < 65536):
+        raise ConfigurationError(
+            f"--server must be HOST:PORT, found {text!r}; for example 127.0.0.1:6064."
+        )
+    return host, int(port)
+
+
+def _record_names(prefix: str) -> list[str]:
+    return sorted(record.name for record in Database(prefix, "127.0.0.1", 0).records)
+
+
+async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
+    database = Database(arguments.prefix, host, port)
+    channels = database.channels()
+    context = Context(channels, interface=arguments.interface, port=arguments.port)
+    repeater_port = arguments.repeater_port or context.port % 65535 + 1
+    repeater = await start_repeater(repeater_port)
+    stop = _stop_event(arguments.exit_with_parent)
+    following = asyncio.create_task(database.run())
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_LINK_TIMEOUT):
+            await database.link.first_attempt()
+    if not database.link.connected:
+        _log.warning("no device server at %s:%d yet: all records are in alarm", host, port)
+
+    def announce() -> None:
+        sys.stdout.write(
+            f"READY prefix={arguments.prefix} port={context.port} pvs={len(database.records)} "
+            f"repeater={repeater_port} pid={os.getpid()}\n"
+        )
+        sys.stdout.flush()
+
+    serving = asyncio.create_task(
+        context.serve(beacon_address=("127.0.0.1", repeater_port), ready=announce)
+    )
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait(
+        {serving, following, stopping}, return_when=asyncio.FIRST_COMPLETED
+    )
+    for task in (serving, following, stopping):
+        task.cancel()
+    await asyncio.gather(serving, following, stopping, return_exceptions=True)
+    if repeater is not None:
+        repeater.close()
+    for finished in done - {stopping}:
+        finished.result()
+
+
+def _stop_event(exit_with_parent: bool) -> asyncio.Event:
+    """Return an event that SIGINT, SIGTERM and, if wanted, the end of standard input set."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if exit_with_parent:
+
+        def read() -> None:
+            if not os.read(0, 4096):
+                loop.remove_reader(0)
+                stop.set()
+
+        try:
+            loop.add_reader(0, read)
+        except (OSError, ValueError):  # standard input is a file or closed: nobody to outlive
+            stop.set() if _stdin_closed() else None
+    return stop
+
+
+def _stdin_closed() -> bool:
+    try:
+        os.fstat(0)
+    except OSError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,458 @@
+"""Fields: the values that Channel Access clients connect to.
+
+caproto's ``ChannelData`` classes supply types and metadata; what differs here is how values move.
+`Field.post` is synchronous, so several fields change together before any client sees one of them;
+a client's put runs a handler at once, which may refuse it or answer it later; limits and alarms
+are the record's business and are never evaluated behind its back on an internal write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from caproto import (
+    AccessRights,
+    AlarmSeverity,
+    AlarmStatus,
+    ChannelAlarm,
+    ChannelByte,
+    ChannelDouble,
+    ChannelEnum,
+    ChannelInteger,
+    ChannelShort,
+    ChannelString,
+    ChannelType,
+    SubscriptionType,
+)
+from caproto._backend import backend
+from caproto._dbr import (
+    DBR_TYPES,
+    TimeStamp,
+    _channel_type_by_name,
+    _LongStringChannelType,
+    native_type,
+    native_types,
+)
+from caproto._utils import ConversionDirection
+
+from beamline.core.errors import BeamlineError
+
+__all__ = [
+    "ALARM_CHANGED",
+    "PROPERTY_CHANGED",
+    "VALUE_CHANGED",
+    "Alarm",
+    "CharArray",
+    "Completion",
+    "Double",
+    "Enum",
+    "Field",
+    "Long",
+    "PutRefusedError",
+    "Short",
+    "Stamp",
+    "String",
+]
+
+VALUE_CHANGED = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG
+ALARM_CHANGED = SubscriptionType.DBE_ALARM
+PROPERTY_CHANGED = SubscriptionType.DBE_PROPERTY
+
+#: What a put handler returns: None when the put is finished, or a future that ends when it is.
+Completion = asyncio.Future[None] | None
+PutHandler = Callable[[Any], Completion]
+
+
+class PutRefusedError(BeamlineError, ValueError):
+    """A client's put was refused; the message names the PV, the value and what is allowed."""
+
+
+class Dispatcher(Protocol):
+    """Where monitor updates go: the server's context."""
+
+    def deliver(self, spec: Any, metadata: Any, values: Any, flags: int, only: Any = None) -> None:
+        """Send an update to the subscribers of `spec`, or to one of them."""
+
+
+class Alarm(ChannelAlarm):
+    """Alarm state that all fields of a record share."""
+
+    def set(self, status: AlarmStatus, severity: AlarmSeverity) -> bool:
+        """Set the state without publishing it; return whether it changed."""
+        if (self.status, self.severity) == (status, severity):
+            return False
+        self._data["status"] = status
+        self._data["severity"] = severity
+        self._data["severity_to_acknowledge"] = max(
+            severity, self.severity_to_acknowledge if self.must_acknowledge_transient else 0
+        )
+        return True
+
+
+class Stamp:
+    """Time stamp that all fields of a record share (s since 1970)."""
+
+    def __init__(self) -> None:
+        self.time = time.time()
+
+
+class Field:
+    """Mix-in for the ``ChannelData`` classes below.
+
+    Parameters
+    ----------
+    put
+        Handler of client puts. It stores the value with `post` if it accepts it, and raises
+        `PutRefusedError` if it doesn't. Without a handler the value is simply stored.
+    read_only
+        Whether clients are denied write access.
+    stamp, alarm
+        Shared with the other fields of the record.
+    **kwargs
+        Value and metadata, as the ``ChannelData`` class takes them.
+    """
+
+    # Members of ChannelData, which is untyped.
+    _data: dict[str, Any]
+    _content: dict[str, tuple[Any, Any]]
+    data_type: ChannelType
+    string_encoding: str | None
+    alarm: Alarm
+    reported_record_type: str
+
+    def __init__(
+        self,
+        *,
+        put: PutHandler | None = None,
+        read_only: bool = False,
+        stamp: Stamp | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("alarm", Alarm())
+        super().__init__(**kwargs)
+        self.put = put
+        self.read_only = read_only
+        self.stamp = stamp or Stamp()
+        self.name = ""
+        self._subscribers: dict[Any, Dispatcher] = {}
+
+    @property
+    def current(self) -> Any:
+        """Present value (an index for enumerations)."""
+        return self._data["value"]
+
+    # ---- changes from inside
+
+    def post(self, value: Any, *, force: bool = False, monitor: bool = True) -> None:
+        """Store a value and send monitors if it changed.
+
+        Parameters
+        ----------
+        value
+            New value, of this field's type.
+        force
+            Send monitors even if the value is the same.
+        monitor
+            False stores only (monitor deadband).
+        """
+        changed = force or not _same(value, self._data["value"])
+        self._data["value"] = value
+        if changed and monitor:
+            self.publish_now(VALUE_CHANGED)
+
+    def set_properties(self, **properties: Any) -> None:
+        """Change metadata such as ``upper_ctrl_limit``, ``units``, ``enum_strings``."""
+        changed = {
+            key: value for key, value in properties.items() if not _same(value, self._data.get(key))
+        }
+        if changed:
+            self._data.update(changed)
+            self.publish_now(PROPERTY_CHANGED)
+
+    def publish_now(self, flags: int) -> None:
+        """Send the present state to all subscribers whose mask matches."""
+        self._content.clear()
+        for spec, dispatcher in self._subscribers.items():
+            if spec.mask & flags:
+                metadata, values = self._encoded(spec.data_type_name)
+                dispatcher.deliver(spec, metadata, values, flags)
+
+    # ---- puts from clients
+
+    def check_access(self, hostname: str | None, username: str | None) -> AccessRights:  # noqa: ARG002
+        """Access rights that clients are told."""
+        if self.read_only:
+            return AccessRights.READ
+        return AccessRights.READ | AccessRights.WRITE
+
+    def client_put(self, data: Any, data_type: ChannelType) -> Completion:
+        """Handle a put from the network.
+
+        Raises
+        ------
+        PutRefusedError
+            If the value can't be converted, or the handler refuses it.
+        """
+        if self.read_only:
+            raise PutRefusedError(f"{self.name} is read-only.")
+        try:
+            value = self._from_wire(data, native_type(data_type))
+        except PutRefusedError:
+            raise
+        except Exception as error:
+            raise PutRefusedError(
+                f"{self.name} can't take {_shown(data)}: expected a value for "
+                f"{self.data_type.name}."
+            ) from error
+        if self.put is None:
+            self.stamp.time = time.time()
+            self.post(value)
+            return None
+        return self.put(value)
+
+    def _from_wire(self, data: Any, wire_type: ChannelType) -> Any:
+        values = backend.convert_values(
+            values=data,
+            from_dtype=wire_type,
+            to_dtype=self.data_type,
+            string_encoding=self.string_encoding,
+            direction=ConversionDirection.FROM_WIRE,
+        )
+        return self._checked(values[0])
+
+    def _checked(self, value: Any) -> Any:
+        return value
+
+    # ---- the network side, called by caproto
+
+    async def subscribe(self, dispatcher: Dispatcher, spec: Any, subscription: Any) -> None:
+        """Register a subscription and send it the present value."""
+        self._subscribers[spec] = dispatcher
+        metadata, values = self._encoded(spec.data_type_name)
+        dispatcher.deliver(spec, metadata, values, 0, only=subscription)
+
+    async def unsubscribe(self, dispatcher: Dispatcher, spec: Any) -> None:  # noqa: ARG002
+        """Forget a kind of subscription that nobody has any more."""
+        self._subscribers.pop(spec, None)
+
+    async def publish(self, flags: int) -> None:
+        """Publish on behalf of caproto (alarm acknowledgement)."""
+        self.publish_now(flags)
+
+    async def write(self, value: Any, **_: Any) -> None:
+        """Write from inside through caproto's interface: never refused, never evaluated."""
+        self.post(value)
+
+    async def _read(self, data_type: ChannelType) -> tuple[Any, Any]:
+        return self._encode(data_type)
+
+    def _encoded(self, type_name: str) -> tuple[Any, Any]:
+        if type_name not in self._content:
+            self._content[type_name] = self._encode(_channel_type_by_name[type_name])
+        return self._content[type_name]
+
+    @property
+    def epics_timestamp(self) -> TimeStamp:
+        """Time stamp of the record."""
+        return TimeStamp.from_unix_timestamp(self.stamp.time)
+
+    def _encode(self, data_type: Any) -> tuple[Any, Any]:
+        """Value and metadata as ``(metadata, values)`` for the wire."""
+        if data_type is ChannelType.STSACK_STRING:
+            dbr = DBR_TYPES[data_type]()
+            _fill_alarm(dbr, self.alarm)
+            return dbr, b""
+        if data_type is ChannelType.CLASS_NAME:
+            dbr = DBR_TYPES[data_type]()
+            dbr.value = self.reported_record_type.encode("latin-1")
+            return dbr, b""
+        if data_type in _LongStringChannelType:
+            native: Any = _LongStringChannelType.LONG_STRING
+            data_type = ChannelType(data_type)
+        else:
+            native = native_type(data_type)
+        values = self._to_wire(native)
+        if data_type in native_types:
+            return b"", values
+        dbr = DBR_TYPES[data_type]()
+        self._read_metadata(dbr)  # type: ignore[attr-defined]
+        _fill_alarm(dbr, self.alarm)
+        return dbr, values
+
+    def _to_wire(self, native: Any) -> Any:
+        return backend.convert_values(
+            values=self._data["value"],
+            from_dtype=self.data_type,
+            to_dtype=native,
+            string_encoding=self.string_encoding,
+            enum_strings=self._data.get("enum_strings"),
+            direction=ConversionDirection.TO_WIRE,
+        )
+
+
+def _fill_alarm(dbr: Any, alarm: Alarm) -> None:
+    for name, value in (
+        ("status", alarm.status),
+        ("severity", alarm.severity),
+        ("ackt", int(alarm.must_acknowledge_transient)),
+        ("acks", alarm.severity_to_acknowledge),
+    ):
+        if hasattr(dbr, name):
+            setattr(dbr, name, value)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
+        return math.isnan(second)
+    return bool(first == second)
+
+
+def _shown(data: Any) -> str:
+    text = repr(data[0] if isinstance(data, (Sequence, np.ndarray)) and len(data) == 1 else data)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Double(Field, ChannelDouble):
+    """A 64-bit floating-point field; NaN and infinity are refused from clients."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        for edge in ("upper_alarm", "lower_alarm", "upper_warning", "lower_warning"):
+            kwargs.setdefault(f"{edge}_limit", math.nan)  # none, where caproto would say 0
+        super().__init__(**kwargs)
+
+    def _checked(self, value: Any) -> float:
+        number = float(value)
+        if not math.isfinite(number):
+            raise PutRefusedError(f"{self.name} can't take {number}: expected a finite number.")
+        return number
+
+    def _to_wire(self, native: Any) -> Any:
+        if native is ChannelType.DOUBLE:
+            return np.array([self._data["value"]], dtype=">f8")
+        if native is ChannelType.STRING:
+            precision = self._data.get("precision", 0)
+            return [_format(self._data["value"], precision).encode("latin-1")]
+        return super()._to_wire(native)
+
+
+def _format(value: float, precision: int) -> str:
+    # As EPICS base: fixed notation while it fits, exponential for what fixed would show as zero.
+    if value and (abs(value) < 10.0**-precision or abs(value) >= 1e15):
+        return f"{value:.{max(precision, 3)}e}"
+    return f"{value:.{precision}f}"
+
+
+class _Integer(Field):
+    _low = -(2**31)
+    _high = 2**31 - 1
+
+    def _from_wire(self, data: Any, wire_type: ChannelType) -> Any:
+        if wire_type is ChannelType.STRING:
+            text = bytes(data[0]).decode("latin-1").strip()
+            return self._checked(float(text))
+        return super()._from_wire(data, wire_type)
+
+    def _checked(self, value: Any) -> int:
+        number = int(value)
+        if not self._low <= number <= self._high:
+            raise PutRefusedError(
+                f"{self.name} can't take {number}: expected {self._low} to {self._high}."
+            )
+        return number
+
+
+class Long(_Integer, ChannelInteger):
+    """A 32-bit integer field."""
+
+
+class Short(_Integer, ChannelShort):
+    """A 16-bit integer field."""
+
+    _low = -(2**15)
+    _high = 2**15 - 1
+
+
+class Enum(Field, ChannelEnum):
+    """An enumeration; its value is the index of the state."""
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the states."""
+        return tuple(self._data["enum_strings"])
+
+    @property
+    def state(self) -> str:
+        """Name of the present state."""
+        return self.states[self.current]
+
+    def set_states(self, states: Iterable[str]) -> None:
+        """Give new names to the states (at most 16, each of at most 25 characters)."""
+        self.set_properties(enum_strings=tuple(state[:25] for state in states)[:16])
+
+    def _from_wire(self, data: Any, wire_type: ChannelType) -> int:
+        if wire_type is ChannelType.STRING:
+            text = bytes(data[0]).split(b"\0")[0].decode("latin-1")
+            if text in self.states:
+                return self.states.index(text)
+            index = int(text) if text.strip().isdigit() else -1
+        else:
+            index = int(data[0])
+        if not 0 <= index < len(self.states):
+            shown = text if wire_type is ChannelType.STRING else index
+            raise PutRefusedError(
+                f"{self.name} can't take {shown!r}: expected one of {', '.join(self.states)}."
+            )
+        return index
+
+
+class String(Field, ChannelString):
+    """A string of at most 39 characters (longer ones are reached as ``NAME.FIELD$``)."""
+
+    def _from_wire(self, data: Any, wire_type: ChannelType) -> str:
+        if wire_type is ChannelType.STRING:
+            return bytes(data[0]).split(b"\0")[0].decode("latin-1")
+        if wire_type is ChannelType.CHAR:
+            return bytes(data).split(b"\0")[0].decode("latin-1")
+        return str(data[0])
+
+
+class CharArray(Field, ChannelByte):
+    """A long string as a null-terminated character waveform (ADCore's file paths)."""
+
+    def __init__(self, *, value: str = "", max_length: int = 1024, **kwargs: Any) -> None:
+        super().__init__(value=b"\0", max_length=max_length, **kwargs)
+        self._data["value"] = self.pack(value)
+
+    def pack(self, text: str) -> bytes:
+        """Encode a string for `post`."""
+        return text.encode("utf-8") + b"\0"
+
+    @property
+    def text(self) -> str:
+        """Present value as a string."""
+        return bytes(self.current).split(b"\0")[0].decode("utf-8", "replace")
+
+    def _from_wire(self, data: Any, wire_type: ChannelType) -> bytes:
+        raw = bytes(data[0]) if wire_type is ChannelType.STRING else bytes(data)
+        raw = raw.split(b"\0")[0]
+        if len(raw) >= self._max_length:
+            raise PutRefusedError(
+                f"{self.name} takes at most {self._max_length - 1} bytes, found {len(raw)}."
+            )
+        return raw + b"\0"
+
+    def _to_wire(self, native: Any) -> Any:
+        if native is ChannelType.STRING:
+            return [bytes(self.current).rstrip(b"\0")[:39]]
+        return np.frombuffer(self.current, dtype=np.uint8).astype(backend.type_map[native])
+
+
+async def finished(completion: Awaitable[None] | None) -> None:
+    """Wait for a put handler's completion, if it has one."""
+    if completion is not None:
+        await completion

@@ -1,0 +1,118 @@
+"""All records of the beamline, and the way of news from the device server to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from beamline.core.errors import BeamlineError
+from beamline.core.pvs import PVS, SCALER_CHANNELS
+from ioc.channel import Enum, Field
+from ioc.link import DeviceLink
+from ioc.mirror import Input, Output
+from ioc.motor import Motor
+from ioc.record import Record
+from ioc.scaler import Scaler
+
+__all__ = ["Database"]
+
+_log = logging.getLogger("ioc.database")
+
+_CHECK_PERIOD = 0.5
+_SAMPLE = "SAMPLE:SELECT"
+_SCALER_SOURCES = (*SCALER_CHANNELS[1:], "DET:ELAPSED", "DET:COUNTING", "DET:EXPOSURE")
+
+
+class Database:
+    """The records, kept in step with the device server.
+
+    Parameters
+    ----------
+    prefix
+        Prefix of all PVs.
+    host, port
+        Address of the device server.
+    """
+
+    def __init__(self, prefix: str, host: str, port: int) -> None:
+        self.prefix = prefix
+        self.link = DeviceLink(host, port, prefix, self)
+        self.inputs: dict[str, Input] = {}
+        self.motors: dict[str, Motor] = {}
+        for row in PVS:
+            if row.record == "motor":
+                self.motors[row.suffix] = Motor(prefix, row, self.link)
+            elif row.record in {"ai", "bi"}:
+                self.inputs[row.suffix] = Input(prefix, row)
+        for row in PVS:
+            if row.record in {"ao", "bo", "mbbo"}:
+                readback = "SHUTTER:STATUS" if row.suffix == "SHUTTER:CMD" else None
+                self.inputs[row.suffix] = Output(
+                    prefix, row, self.link, self.inputs[readback] if readback else None
+                )
+        self.scaler = Scaler(prefix, self.link)
+        self.records: list[Record] = [*self.inputs.values(), *self.motors.values(), self.scaler]
+        self._last: dict[str, str] = {}
+
+    def channels(self) -> dict[str, Field]:
+        """Every name that clients can connect to."""
+        return {name: field for record in self.records for name, field in record.channels().items()}
+
+    async def run(self) -> None:
+        """Follow the device server until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.link.run())
+            tasks.create_task(self._check())
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_PERIOD)
+            for motor in self.motors.values():
+                motor.check()
+
+    # ---- what the link calls
+
+    def update(self, values: Mapping[str, str], stamp: float) -> None:
+        """Give new values to the records, motors and plain records before the scaler."""
+        motors: dict[str, dict[str, str]] = {}
+        counts: dict[str, str] = {}
+        for name, text in values.items():
+            suffix = name.removeprefix(self.prefix)
+            record, _, field = suffix.partition(".")
+            if record in self.motors:
+                motors.setdefault(record, {})[field] = text
+            elif suffix in self.inputs:
+                self._last[suffix] = text
+                self.inputs[suffix].mirror(text, stamp)
+            if suffix in _SCALER_SOURCES:
+                counts[suffix] = text
+        for record, changes in motors.items():
+            self.motors[record].mirror(changes, stamp)
+        if counts:
+            self.scaler.mirror(counts, stamp)
+
+    def link_up(self) -> None:
+        """Learn the names of the samples and restore what clients had set."""
+        self.link.send("SAMPLES", self._take_samples)
+        for motor in self.motors.values():
+            motor.restore()
+
+    def _take_samples(self, answer: object) -> None:
+        if isinstance(answer, BeamlineError):
+            _log.warning("the device server gave no sample names: %s", answer)
+        else:
+            field = self.inputs[_SAMPLE].value
+            assert isinstance(field, Enum)  # noqa: S101  (an mbbo record)
+            field.set_states(str(answer).split(","))
+            if _SAMPLE in self._last:
+                self.inputs[_SAMPLE].mirror(self._last[_SAMPLE], self.inputs[_SAMPLE].stamp.time)
+        for record in self.inputs.values():
+            if isinstance(record, Output):
+                record.restore()
+
+    def link_down(self, reason: str) -> None:
+        """Put every record into alarm."""
+        _log.warning("all records are in alarm: %s", reason)
+        for record in self.records:
+            record.lose_link()

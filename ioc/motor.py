@@ -1,0 +1,510 @@
+"""The motor record, acting: what ``motorRecord`` of EPICS does, on an axis of the device server.
+
+User coordinates, soft limits, tweaks, jogs, STOP and SPMG live here; the server knows dial
+positions. Where the record's documentation leaves room, this was chosen:
+
+- A put is answered when DMOV is back at 1, also a put made, or overtaken, while the motor pauses:
+  then DMOV stays 0 until Go.
+- HOMF and HOMR move to dial 0, or to the limit next to it: the axes have no home switch.
+- FOFF = Frozen with SET = Set would load a position into the controller, which the axes can't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from caproto import AlarmSeverity, AlarmStatus
+
+from beamline.core.errors import BeamlineError, ConnectionLostError
+from beamline.core.pvs import PVSpec
+from ioc.channel import Completion, Field, PutRefusedError
+from ioc.link import Answer, DeviceLink
+from ioc.motion import MotionTracker
+from ioc.motor_fields import PAUSED_STATES, Coordinates, motor_fields
+from ioc.record import Record
+
+__all__ = ["Motor"]
+
+_log = logging.getLogger("ioc.motor")
+
+#: Bits of MSTA that this record sets or looks at.
+_STALLED, _PROBLEM, _COMMUNICATION_ERROR = 1 << 6, 1 << 9, 1 << 12
+#: Without news of a moving motor for this long, the server is asked (s).
+_SILENCE = 1.0
+_BUTTONS = ("JOGF", "JOGR", "HOMF", "HOMR")
+
+
+class Motor(Record):
+    """A motor record.
+
+    Parameters
+    ----------
+    prefix
+        Prefix of all PVs.
+    spec
+        Row of the PV table.
+    link
+        Connection to the device server.
+    """
+
+    def __init__(self, prefix: str, spec: PVSpec, link: DeviceLink) -> None:
+        super().__init__(prefix + spec.suffix, "motor", spec.description)
+        self.spec = spec
+        self._link = link
+        self._tracker = MotionTracker()
+        self._coordinates = Coordinates()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._settings: dict[str, float] = {}
+        self._setpoint = 0.0
+        self._resync = True  # take the target from the server at the next update
+        self._stopping = False
+        self._held = False  # a target is set that SPMG does not let the motor go to
+        self._fault = False  # the server refused to move
+        self._last_news = 0.0
+        handlers = {
+            name.removeprefix("_put_").upper(): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("_put_")
+        }
+        for suffix, (kind, writable, metadata) in motor_fields(spec).items():
+            handler = handlers.get(suffix)
+            self.add(suffix, kind, put=handler, read_only=not writable, **metadata)
+        self._set_dial_limits(spec.low, spec.high)
+
+    # ---- small helpers
+
+    def _get(self, suffix: str) -> Any:
+        return self.fields[suffix].current
+
+    def _post(self, **values: Any) -> None:
+        for suffix, value in values.items():
+            self.fields[suffix].post(value)
+
+    def _steps(self, dial: float) -> int:
+        steps = round(dial / self._get("MRES"))
+        return max(-(2**31), min(2**31 - 1, steps))
+
+    @property
+    def _paused(self) -> bool:
+        return self.fields["SPMG"].state in PAUSED_STATES  # type: ignore[attr-defined]
+
+    def _post_target(self, dial: float) -> None:
+        user = self._coordinates.to_user(dial)
+        self._post(
+            VAL=user, DVAL=dial, RVAL=self._steps(dial), LVAL=user, LDVL=dial,
+            DIFF=dial - self._get("DRBV"), RDIF=self._steps(dial - self._get("DRBV")),
+        )  # fmt: skip
+
+    def _post_readback(self, dial: float) -> None:
+        self._post(
+            DRBV=dial, RRBV=self._steps(dial), RMP=self._steps(dial), REP=self._steps(dial),
+            DIFF=self._get("DVAL") - dial, RDIF=self._steps(self._get("DVAL") - dial),
+            RBV=self._coordinates.to_user(dial),
+        )  # fmt: skip
+
+    # ---- moving
+
+    def _go(self, dial: float) -> Completion:
+        """Move to a dial position, if everything allows it."""
+        self.touch()
+        self._post(DMOV=0)
+        if not self._link.connected:
+            self._post(MISS=1)
+            self.fields["VAL"].post(self._get("VAL"), force=True)
+            self._end_motion()
+            raise PutRefusedError(
+                f"{self.name} can't move to {self._coordinates.to_user(dial):g} {self.spec.units}: "
+                "no connection to the device server."
+            )
+        if self._beyond_limits(dial):
+            user = self._coordinates.to_user(dial)
+            _log.warning(
+                "%s: %g %s is beyond the limits %g to %g",
+                self.name, user, self.spec.units, self._get("LLM"), self._get("HLM"),
+            )  # fmt: skip
+            self._post(LVIO=1)
+            self.fields["VAL"].post(self._get("VAL"), force=True)
+            if not self._tracker.active and not self._held:
+                self._end_motion()
+            return self._completion()
+        self._post(LVIO=0, MISS=0, TDIR=int(dial >= self._get("DRBV")))
+        self._post(CDIR=self._get("TDIR"))
+        self._post_target(dial)
+        self._held = self._paused
+        if self._held:
+            return self._completion()
+        return self._send_move(dial)
+
+    def _send_move(self, dial: float) -> Completion:
+        self._stopping = self._fault = False
+        self._last_news = time.monotonic()
+        completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(completion)
+        self._tracker.sent()
+        self._link.send(
+            f"MOVE:{self.name}:{dial:.17g}", functools.partial(self._answered, completion)
+        )
+        return completion
+
+    def _beyond_limits(self, dial: float) -> bool:
+        low, high = self._get("DLLM"), self._get("DHLM")
+        return not low <= dial <= high and not low == high == 0.0
+
+    def _completion(self) -> Completion:
+        """Return what a put waits for: nothing at rest, else the end of the motion."""
+        if self._get("DMOV"):
+            return None
+        completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(completion)
+        return completion
+
+    def _answered(self, completion: asyncio.Future[None], answer: Answer) -> None:
+        if isinstance(answer, ConnectionLostError):
+            if self._tracker.active:
+                self.lose_link()
+            return
+        self._tracker.answered(accepted=isinstance(answer, str))
+        refusal = None
+        if not isinstance(answer, str):
+            _log.warning("%s: the device server refused to move: %s", self.name, answer)
+            self.touch()
+            limit = str(answer) == "INVALID_VALUE"
+            self._fault = not limit
+            self._post(MISS=1, LVIO=int(limit))
+            self._evaluate_alarm()
+            self._post_target(self._setpoint)
+            self._waiting.remove(completion)
+            refusal = PutRefusedError(f"{self.name} was refused by the device server: {answer}.")
+        self._finish_if_done()
+        if refusal is not None and not completion.done():
+            completion.set_exception(refusal)
+            completion.exception()
+
+    def _finish_if_done(self) -> None:
+        if not self._tracker.finished:
+            return
+        self._tracker.reset()
+        if self._paused and not self._stopping and self._get("DVAL") != self._get("DRBV"):
+            self._held = True
+            return
+        if self._stopping or any(self._get(button) for button in _BUTTONS):
+            self._post_target(self._get("DRBV"))
+        self._end_motion()
+
+    def _end_motion(self, failure: BeamlineError | None = None) -> None:
+        """Declare the motor at rest and answer everybody who waits for it."""
+        self._stopping = self._held = False
+        self._post(MOVN=0, MIP=0, **dict.fromkeys(_BUTTONS, 0))
+        home = min(max(0.0, self._get("DLLM")), self._get("DHLM"))
+        self._post(ATHM=int(abs(self._get("DRBV") - home) <= self._get("RDBD")))
+        if self.fields["SPMG"].state == "Move":  # type: ignore[attr-defined]
+            self._post(SPMG=1, LSPG=1)
+        self._post(DMOV=1)
+        waiting, self._waiting = self._waiting, []
+        for completion in waiting:
+            if completion.done():
+                continue
+            if failure is None:
+                completion.set_result(None)
+            else:
+                completion.set_exception(failure)
+                completion.exception()
+
+    def _halt(self) -> None:
+        """Stop and forget the target."""
+        if self._tracker.active or not self._tracker.at_rest:
+            self._stopping = True
+            self._link.send(f"MSTOP:{self.name}", lambda _: None)
+        elif self._held:
+            self._post_target(self._get("DRBV"))
+            self._end_motion()
+
+    # ---- puts to fields; the method's name says which
+
+    def _put_val(self, value: float) -> Completion:
+        if self._get("SET") == 1:
+            return self._redefine(value)
+        return self._go(self._coordinates.to_dial(value))
+
+    def _put_dval(self, value: float) -> Completion:
+        if self._get("SET") == 1:
+            return self._redefine(None)
+        return self._go(value)
+
+    def _put_rval(self, value: int) -> Completion:
+        return self._put_dval(value * self._get("MRES"))
+
+    def _put_rlv(self, value: float) -> Completion:
+        completion = self._put_val(self._get("VAL") + value)
+        self._post(LRLV=value)
+        self.fields["RLV"].post(0.0, force=True)
+        return completion
+
+    def _put_twf(self, value: int) -> Completion:
+        return self._put_val(self._get("VAL") + self._get("TWV")) if value else None
+
+    def _put_twr(self, value: int) -> Completion:
+        return self._put_val(self._get("VAL") - self._get("TWV")) if value else None
+
+    def _put_jogf(self, value: int) -> Completion:
+        return self._jog("JOGF", value, self._coordinates.direction)
+
+    def _put_jogr(self, value: int) -> Completion:
+        return self._jog("JOGR", value, -self._coordinates.direction)
+
+    def _jog(self, button: str, value: int, dial_direction: int) -> Completion:
+        if not value:
+            if self._get(button):
+                self._halt()
+            return None
+        self._post(**{button: 1})
+        self._go(self._get("DHLM") if dial_direction > 0 else self._get("DLLM"))
+        return None
+
+    def _put_homf(self, value: int) -> Completion:
+        return self._home("HOMF") if value else None
+
+    def _put_homr(self, value: int) -> Completion:
+        return self._home("HOMR") if value else None
+
+    def _home(self, button: str) -> Completion:
+        self._post(**{button: 1})
+        return self._go(min(max(0.0, self._get("DLLM")), self._get("DHLM")))
+
+    def _put_stop(self, value: int) -> Completion:
+        if not value:
+            return None
+        self._halt()
+        self.fields["STOP"].post(0, force=True)
+        return self._completion()
+
+    def _put_spmg(self, value: int) -> Completion:
+        self.touch()
+        self._post(SPMG=value, LSPG=value)
+        if not self._paused:
+            if self._held and self._link.connected:
+                self._held = False
+                self._send_move(self._get("DVAL"))
+        elif self.fields["SPMG"].state == "Stop":  # type: ignore[attr-defined]
+            self._halt()
+        elif self._tracker.active:
+            self._link.send(f"MSTOP:{self.name}", lambda _: None)
+        return None
+
+    def _put_sync(self, value: int) -> Completion:
+        if value and self._get("DMOV"):
+            self._post_target(self._get("DRBV"))
+        return None
+
+    # ---- coordinates
+
+    def _redefine(self, user: float | None) -> Completion:
+        """SET mode: give the present position a new name; DMOV blinks, nothing moves."""
+        if self._get("FOFF") == 1 or user is None:
+            raise PutRefusedError(
+                f"{self.name} can't load a position into its controller: set FOFF to Variable "
+                "and put the user position to VAL."
+            )
+        self._post(DMOV=0)
+        direction = self._coordinates.direction
+        self._relabel(Coordinates(user - direction * self._get("DVAL"), direction))
+        if not self._tracker.active and not self._held:
+            self._end_motion()
+        return None
+
+    def _put_off(self, value: float) -> Completion:
+        self._relabel(Coordinates(value, self._coordinates.direction))
+        return None
+
+    def _put_dir(self, value: int) -> Completion:
+        self._relabel(Coordinates(self._coordinates.offset, -1 if value else 1))
+        return None
+
+    def _relabel(self, coordinates: Coordinates) -> None:
+        self.touch()
+        self._coordinates = coordinates
+        self._set_dial_limits(self._get("DLLM"), self._get("DHLM"))
+        self._post(OFF=coordinates.offset, DIR=int(coordinates.direction < 0))
+        self._post_readback(self._get("DRBV"))
+        self._post_target(self._get("DVAL"))
+
+    def _put_sset(self, _: int) -> Completion:
+        self._post(SET=1)
+        return None
+
+    def _put_suse(self, _: int) -> Completion:
+        self._post(SET=0)
+        return None
+
+    def _put_vof(self, _: int) -> Completion:
+        self._post(FOFF=0)
+        return None
+
+    def _put_fof(self, _: int) -> Completion:
+        self._post(FOFF=1)
+        return None
+
+    # ---- settings that the server keeps
+
+    def _put_velo(self, value: float) -> Completion:
+        return self._configure("VELO", value)
+
+    def _put_accl(self, value: float) -> Completion:
+        return self._configure("ACCL", value)
+
+    def _put_bdst(self, value: float) -> Completion:
+        return self._configure("BDST", value)
+
+    def _put_dhlm(self, value: float) -> Completion:
+        return self._configure("HLM", value)
+
+    def _put_dllm(self, value: float) -> Completion:
+        return self._configure("LLM", value)
+
+    def _put_hlm(self, value: float) -> Completion:
+        suffix = "HLM" if self._coordinates.direction > 0 else "LLM"
+        return self._configure(suffix, self._coordinates.to_dial(value))
+
+    def _put_llm(self, value: float) -> Completion:
+        suffix = "LLM" if self._coordinates.direction > 0 else "HLM"
+        return self._configure(suffix, self._coordinates.to_dial(value))
+
+    def _configure(self, suffix: str, value: float) -> Completion:
+        """Send a setting (limits: dial) to the server, which has the last word on it."""
+        name = f"{self.name}.{suffix}"
+        if not self._link.connected:
+            raise PutRefusedError(
+                f"{name} can't be set to {value:g}: no connection to the device server."
+            )
+        completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, str):
+                self.touch()
+                self._settings[suffix] = value
+                self._take_settings({suffix: f"{value:.17g}"})
+                completion.set_result(None)
+            else:
+                completion.set_exception(
+                    PutRefusedError(
+                        f"{name} can't be set to {value:g}: the device server says {answer}."
+                    )
+                )
+
+        self._link.send(f"PUT:{name}:{value:.17g}", answered)
+        return completion
+
+    def _take_settings(self, values: Mapping[str, str]) -> None:
+        for suffix in ("VELO", "ACCL", "BDST"):
+            if suffix in values:
+                self._post(**{suffix: float(values[suffix])})
+        if "HLM" in values or "LLM" in values:
+            self._set_dial_limits(
+                float(values.get("LLM", self._get("DLLM"))),
+                float(values.get("HLM", self._get("DHLM"))),
+            )
+
+    def _set_dial_limits(self, low: float, high: float) -> None:
+        user_low, user_high = self._coordinates.limits_to_user(low, high)
+        for suffix in ("VAL", "RBV", "HLM", "LLM"):
+            _set_range(self.fields[suffix], user_low, user_high)
+        for suffix in ("DVAL", "DRBV", "DHLM", "DLLM"):
+            _set_range(self.fields[suffix], low, high)
+        self._post(DLLM=low, DHLM=high, LLM=user_low, HLM=user_high)
+
+    # ---- news from the server
+
+    def mirror(self, values: Mapping[str, str], stamp: float) -> None:
+        """Take new values from the device server, by suffix ("" is the setpoint)."""
+        self.touch(stamp)
+        self._last_news = time.monotonic()
+        self._take_settings(values)
+        if "" in values:
+            self._setpoint = float(values[""])
+        if "DMOV" in values:
+            self._tracker.reported(at_rest=float(values["DMOV"]) != 0.0)
+        ours = self._tracker.active or self._held
+        if self._resync or ("" in values and not ours):
+            self._resync = False
+            self._post_target(self._setpoint)
+        if "MSTA" in values:
+            self._post(MSTA=int(float(values["MSTA"])))
+        if "RBV" in values:
+            self._post_readback(float(values["RBV"]))
+        self._take_switches(values)
+        self._evaluate_alarm()
+        self._post(MOVN=int(not self._tracker.at_rest))
+        if not ours:
+            self._post(DMOV=int(self._tracker.at_rest))
+        self._finish_if_done()
+
+    def _take_switches(self, values: Mapping[str, str]) -> None:
+        for suffix, raw in (("HLS", "RHLS"), ("LLS", "RLLS")):
+            if suffix in values:
+                self._post(**{raw: int(float(values[suffix]))})
+        high, low = self._get("RHLS"), self._get("RLLS")
+        # A switch that closes exactly where the motor was sent has stopped nothing.
+        if self._get("DRBV") == self._get("DVAL"):
+            high = low = 0
+        if self._coordinates.direction < 0:
+            high, low = low, high
+        self._post(HLS=high, LLS=low)
+
+    def _evaluate_alarm(self) -> None:
+        status = self._get("MSTA")
+        limit_severity = AlarmSeverity(self._get("HLSV"))
+        if self._get("HLS") and limit_severity:
+            self.set_alarm(AlarmStatus.HIGH, limit_severity)
+        elif self._get("LLS") and limit_severity:
+            self.set_alarm(AlarmStatus.LOW, limit_severity)
+        elif self._fault or status & (_STALLED | _PROBLEM):
+            self.set_alarm(AlarmStatus.STATE, AlarmSeverity.MAJOR_ALARM)
+        else:
+            self.clear_alarm()
+
+    def lose_link(self) -> None:
+        """Raise the alarm and end any motion: nobody knows where the motor is."""
+        super().lose_link()
+        self._resync = True
+        self._post(MSTA=self._get("MSTA") | _COMMUNICATION_ERROR)
+        if not self._get("DMOV"):
+            self._post(MISS=1)
+        # A forced readback carries the alarm to clients that judge a move by it.
+        self.fields["RBV"].post(self._get("RBV"), force=True)
+        self._tracker.reset()
+        self._end_motion(PutRefusedError(f"{self.name} lost its connection to the device server."))
+
+    def restore(self) -> None:
+        """Give settings that clients had made back to a device server that started anew."""
+        present = {
+            "VELO": self._get("VELO"), "ACCL": self._get("ACCL"), "BDST": self._get("BDST"),
+            "HLM": self._get("DHLM"), "LLM": self._get("DLLM"),
+        }  # fmt: skip
+        for suffix, value in tuple(self._settings.items()):
+            if present[suffix] != value:
+                _log.info("restoring %s.%s to %g", self.name, suffix, value)
+                completion = self._configure(suffix, value)
+                if completion is not None:
+                    completion.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def check(self) -> None:
+        """Ask the server when a motion has not been heard of for a while."""
+        silent = time.monotonic() - self._last_news > _SILENCE
+        if self._tracker.active and not self._tracker.awaiting_answer and silent:
+            self._last_news = time.monotonic()
+            self._link.send(f"MGET:{self.name},{self.name}.RBV,{self.name}.DMOV", self._polled)
+
+    def _polled(self, answer: Answer) -> None:
+        if isinstance(answer, str):
+            self.mirror(dict(zip(("", "RBV", "DMOV"), answer.split(","), strict=True)), time.time())
+
+
+def _set_range(field: Field, low: float, high: float) -> None:
+    field.set_properties(
+        upper_ctrl_limit=high, lower_ctrl_limit=low, upper_disp_limit=high, lower_disp_limit=low
+    )

@@ -1,0 +1,224 @@
+"""The scaler record: counts all detectors for a preset time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from beamline.core.errors import BeamlineError, ConnectionLostError
+from beamline.core.pvs import SCALER, SCALER_CHANNELS, spec
+from ioc.channel import Completion, Double, Enum, Long, PutRefusedError, Short, String
+from ioc.link import Answer, DeviceLink
+from ioc.record import Record
+
+__all__ = ["Scaler"]
+
+_log = logging.getLogger("ioc.scaler")
+
+#: Channels of the record; those beyond the connected detectors stay at 0.
+_CHANNELS = 32
+#: Ticks per second of channel 1, the time base.
+_FREQUENCY = 1e7
+
+
+class Scaler(Record):
+    """A scaler record whose put to CNT is answered when all counts are in.
+
+    Parameters
+    ----------
+    prefix
+        Prefix of all PVs.
+    link
+        Connection to the device server.
+    """
+
+    def __init__(self, prefix: str, link: DeviceLink) -> None:
+        super().__init__(prefix + SCALER, "scaler", "Counters")
+        self._prefix = prefix
+        self._link = link
+        self._waiting: list[asyncio.Future[None]] = []
+        self._accepted = False
+        self._delay: asyncio.TimerHandle | None = None
+        self._exposure = spec("DET:EXPOSURE")
+        self._add_fields()
+        #: Suffix of a server PV -> channel number.
+        self._channels = {
+            suffix: number
+            for number, suffix in enumerate(SCALER_CHANNELS, start=1)
+            if suffix != "time"
+        }
+
+    def _add_fields(self) -> None:
+        seconds: dict[str, Any] = {"precision": 4, "units": "s"}
+        self.add("CNT", Enum, value=0, enum_strings=("Done", "Count"), put=self._put_count)
+        self.fields["VAL"] = self.fields["CNT"]
+        self.add("CONT", Enum, value=0, enum_strings=("OneShot", "AutoCount"), put=self._put_cont)
+        self.add(
+            "TP", Double, value=1.0, put=self._put_preset_time,
+            upper_ctrl_limit=self._exposure.high, lower_ctrl_limit=self._exposure.low, **seconds,
+        )  # fmt: skip
+        self.add("TP1", Double, value=1.0, **seconds)
+        self.add("T", Double, value=0.0, read_only=True, **seconds)
+        self.add("DLY", Double, value=0.0, lower_ctrl_limit=0.0, upper_ctrl_limit=60.0,
+                 put=self._put_delay, **seconds)  # fmt: skip
+        self.add("DLY1", Double, value=0.0, **seconds)
+        self.add("RATE", Double, value=10.0, precision=1, units="Hz")
+        self.add("RAT1", Double, value=0.0, precision=1, units="Hz")
+        self.add("FREQ", Double, value=_FREQUENCY, precision=0, units="Hz", read_only=True)
+        self.add("PREC", Short, value=4, read_only=True)
+        self.add("EGU", String, value="counts", read_only=True)
+        self.add("NCH", Short, value=_CHANNELS, read_only=True)
+        self.add("CARD", Long, value=0, read_only=True)
+        self.add("OUT", String, value="@beamline-sim", read_only=True)
+        for number in range(1, _CHANNELS + 1):
+            wired = number <= len(SCALER_CHANNELS)
+            name = SCALER_CHANNELS[number - 1].rpartition(":")[2] if wired else ""
+            self.add(f"S{number}", Double, value=0.0, units="counts", read_only=True)
+            self.add(f"NM{number}", String, value=name)
+            handler = self._put_preset_ticks if number == 1 else self._put_other_preset
+            self.add(f"PR{number}", Double, value=0.0, put=handler)
+            self.add(
+                f"G{number}", Enum, value=int(number == 1), enum_strings=("N", "Y"),
+                put=self._put_gate if number > 1 else None, read_only=number == 1,
+            )  # fmt: skip
+            self.add(f"D{number}", Enum, value=0, enum_strings=("Up", "Dn"), read_only=True)
+
+    # ---- puts
+
+    def _put_count(self, value: int) -> Completion:
+        counting = self.fields["CNT"].current == 1
+        if not value:
+            if counting and self._delay is not None:
+                self._finish()
+            elif counting:
+                self._link.send("COUNTSTOP", lambda _: None)
+            return None
+        if not self._link.connected:
+            self.fields["CNT"].post(0, force=True)
+            raise PutRefusedError(f"{self.name} can't count: no connection to the device server.")
+        completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(completion)
+        if not counting:
+            self.touch()
+            self.fields["CNT"].post(1)
+            delay = self.fields["DLY"].current
+            if delay > 0:
+                loop = asyncio.get_running_loop()
+                self._delay = loop.call_later(delay, self._send_count)
+            else:
+                self._send_count()
+        return completion
+
+    def _send_count(self) -> None:
+        self._delay = None
+        self._accepted = False
+        self._link.send(f"COUNT:{self.fields['TP'].current:.17g}", self._answered)
+
+    def _answered(self, answer: Answer) -> None:
+        if isinstance(answer, str):
+            self._accepted = True
+        elif isinstance(answer, ConnectionLostError):
+            if self.fields["CNT"].current:
+                self.lose_link()
+        else:
+            _log.warning("%s: the device server refused to count: %s", self.name, answer)
+            self._finish(PutRefusedError(f"{self.name} can't count: {answer}."))
+
+    def _put_cont(self, value: int) -> Completion:
+        if value:
+            raise PutRefusedError(f"{self.name} counts on demand only: AutoCount is not available.")
+        return None
+
+    def _put_preset_time(self, value: float) -> Completion:
+        low, high = self._exposure.low, self._exposure.high
+        if not low <= value <= high:
+            raise PutRefusedError(
+                f"{self.name}.TP can't take {value:g} s: expected {low:g} to {high:g}."
+            )
+        if not self._link.connected:
+            raise PutRefusedError(
+                f"{self.name}.TP can't be set: no connection to the device server."
+            )
+        before = self.fields["TP"].current
+        self._post_preset(value)
+        completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, str):
+                completion.set_result(None)
+            else:
+                self._post_preset(before)
+                completion.set_exception(
+                    PutRefusedError(f"{self.name}.TP can't take {value:g} s: {answer}.")
+                )
+
+        self._link.send(f"PUT:{self._prefix}DET:EXPOSURE:{value:.17g}", answered)
+        return completion
+
+    def _put_preset_ticks(self, value: float) -> Completion:
+        return self._put_preset_time(value / _FREQUENCY)
+
+    def _put_other_preset(self, value: float) -> Completion:
+        if value:
+            raise PutRefusedError(f"{self.name} ends a count by time only: put TP or PR1.")
+        return None
+
+    def _put_gate(self, value: int) -> Completion:
+        if value:
+            raise PutRefusedError(f"{self.name} ends a count by time only: channel 1 is the gate.")
+        return None
+
+    def _put_delay(self, value: float) -> Completion:
+        if not 0.0 <= value <= 60.0:
+            raise PutRefusedError(f"{self.name}.DLY can't take {value:g} s: expected 0 to 60.")
+        self.fields["DLY"].post(value)
+        return None
+
+    def _post_preset(self, seconds: float) -> None:
+        self.touch()
+        self.fields["TP"].post(seconds)
+        self.fields["PR1"].post(seconds * _FREQUENCY)
+
+    # ---- news from the server
+
+    def mirror(self, values: Mapping[str, str], stamp: float) -> None:
+        """Take new values, by suffix of the device server's PVs; the counts come all at once."""
+        self.touch(stamp)
+        self.clear_alarm()
+        if "DET:EXPOSURE" in values and not self._waiting:
+            self._post_preset(float(values["DET:EXPOSURE"]))
+        if "DET:ELAPSED" in values:
+            elapsed = float(values["DET:ELAPSED"])
+            self.fields["T"].post(elapsed)
+            self.fields["S1"].post(float(round(elapsed * _FREQUENCY)))
+        for suffix, number in self._channels.items():
+            if suffix in values:
+                self.fields[f"S{number}"].post(float(values[suffix]))
+        if "DET:COUNTING" in values:
+            if float(values["DET:COUNTING"]):
+                self.fields["CNT"].post(1)
+            elif self._accepted or not self._waiting:
+                self._finish()
+
+    def _finish(self, failure: BeamlineError | None = None) -> None:
+        if self._delay is not None:
+            self._delay.cancel()
+            self._delay = None
+        self._accepted = False
+        self.fields["CNT"].post(0)
+        waiting, self._waiting = self._waiting, []
+        for completion in waiting:
+            if completion.done():
+                continue
+            if failure is None:
+                completion.set_result(None)
+            else:
+                completion.set_exception(failure)
+                completion.exception()
+
+    def lose_link(self) -> None:
+        """Raise the alarm and end any count: its result is lost."""
+        super().lose_link()
+        self._finish(PutRefusedError(f"{self.name} lost its connection to the device server."))
