@@ -1,0 +1,174 @@
+#include "config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "text.h"
+
+struct key {
+    const char *name;
+    size_t offset;
+    double low, high;
+    bool integer; /* kept in an int */
+};
+
+#define NUMBER(field, low, high) {#field, offsetof(struct config, field), low, high, false}
+#define STILLS(name, field, low, high) \
+    {name, offsetof(struct config, stills.field), low, high, false}
+#define STILLS_INT(name, field, low, high) \
+    {name, offsetof(struct config, stills.field), low, high, true}
+
+static const struct key keys[] = {
+    NUMBER(ring_max_mA, 1, 1000),
+    NUMBER(ring_min_mA, 0.5, 1000),
+    NUMBER(ring_lifetime_h, 1e-3, 1e6),
+    NUMBER(ring_fill_mA_per_s, 1e-3, 1e6),
+    NUMBER(flux_counts_per_s, 1, 1e12),
+    NUMBER(flux_peak_eV, 1000, 100000),
+    NUMBER(photons_per_count, 1e-3, 1e12),
+    NUMBER(beam_fwhm_x_um, 0.01, 10000),
+    NUMBER(beam_fwhm_y_um, 0.01, 10000),
+    NUMBER(dark_per_s, 0, 1e9),
+    NUMBER(full_scale_per_s, 1, 1e15),
+    NUMBER(pulse_dark_per_s, 0, 1e9),
+    NUMBER(dead_time_s, 0, 1e-3),
+    NUMBER(pulse_full_scale_per_s, 1, 1e15),
+    NUMBER(fluorescence_yield, 0, 1),
+    NUMBER(xrd_yield, 0, 1),
+    NUMBER(xrd_background, 0, 1),
+    NUMBER(xrd_fwhm_deg, 1e-3, 10),
+    NUMBER(shutter_travel_s, 0, 10),
+    NUMBER(motor_settle_s, 1e-4, 10),
+    NUMBER(sample_x_um, -1e6, 1e6),
+    NUMBER(sample_y_um, -1e6, 1e6),
+    NUMBER(sample_width_um, 0.1, 1e6),
+    NUMBER(sample_height_um, 0.1, 1e6),
+    NUMBER(stalled_axis, -1, 5),
+    NUMBER(frame_queue, 1, 1024),
+    STILLS("cell_a_A", a, 2, 1000),
+    STILLS("cell_b_A", b, 2, 1000),
+    STILLS("cell_c_A", c, 2, 1000),
+    STILLS("cell_alpha_deg", alpha, 20, 160),
+    STILLS("cell_beta_deg", beta, 20, 160),
+    STILLS("cell_gamma_deg", gamma, 20, 160),
+    STILLS("resolution_A", resolution, 0.5, 100),
+    STILLS("low_resolution_A", low_resolution, 0.5, 1e6),
+    STILLS("b_factor_A2", b_factor, 0, 1000),
+    STILLS("profile_radius_per_A", profile_radius, 1e-6, 0.01),
+    STILLS("mosaicity_deg", mosaicity, 0, 5),
+    STILLS("detector_distance_m", distance_m, 1e-3, 100),
+    STILLS("pixel_size_m", pixel_m, 1e-7, 0.01),
+    STILLS_INT("detector_nx", nx, 1, 4096),
+    STILLS_INT("detector_ny", ny, 1, 4096),
+    STILLS("beam_centre_x_px", beam_x, -1e5, 1e5),
+    STILLS("beam_centre_y_px", beam_y, -1e5, 1e5),
+    STILLS("nominal_photons", nominal_photons, 1, 1e18),
+    STILLS("spot_photons", spot_photons, 0, 1e9),
+    STILLS("background_photons", background_photons, 0, 1e6),
+    STILLS("spot_fwhm_px", spot_fwhm_px, 0.2, 15),
+    STILLS("visibility_limit", visibility_limit, 0, 1e9),
+};
+
+void config_default(struct config *config)
+{
+    *config = (struct config){
+        .seed = 1,
+        .ring_max_mA = 400, .ring_min_mA = 350, .ring_lifetime_h = 10, .ring_fill_mA_per_s = 2,
+        .flux_counts_per_s = 2e7, .flux_peak_eV = 9000, .photons_per_count = 5e4,
+        .beam_fwhm_x_um = 50, .beam_fwhm_y_um = 50,
+        .dark_per_s = 200, .full_scale_per_s = 1e8,
+        .pulse_dark_per_s = 5, .dead_time_s = 200e-9, .pulse_full_scale_per_s = 4e6,
+        .fluorescence_yield = 0.02,
+        .xrd_yield = 0.005, .xrd_background = 2e-5, .xrd_fwhm_deg = 0.1,
+        .shutter_travel_s = 0.1, .motor_settle_s = 0.002,
+        .sample_x_um = NAN, .sample_y_um = NAN, .sample_width_um = NAN, .sample_height_um = NAN,
+        .stalled_axis = -1,
+        .frame_queue = 8,
+    };
+    stills_default(&config->stills);
+}
+
+static char *trim(char *text)
+{
+    while (isspace((unsigned char)*text))
+        text++;
+    char *end = text + strlen(text);
+    while (end > text && isspace((unsigned char)end[-1]))
+        *--end = '\0';
+    return text;
+}
+
+/* Apply one line without its comment; false with the reason in `why`. */
+static bool apply(struct config *config, char *line, char why[MESSAGE_MAX])
+{
+    char *equals = strchr(line, '=');
+    if (equals == NULL) {
+        snprintf(why, MESSAGE_MAX, "expected 'key = value', found '%.80s'", line);
+        return false;
+    }
+    *equals = '\0';
+    const char *name = trim(line), *text = trim(equals + 1);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const struct key *key = &keys[i];
+        if (strcmp(key->name, name) != 0)
+            continue;
+        double value;
+        if (!parse_number(text, &value) || !(value >= key->low && value <= key->high)
+            || (key->integer && value != floor(value))) {
+            snprintf(why, MESSAGE_MAX, "%s must be %s from %g to %g, found '%.80s'", name,
+                     key->integer ? "a whole number" : "a number", key->low, key->high, text);
+            return false;
+        }
+        char *field = (char *)config + key->offset;
+        if (key->integer)
+            *(int *)(void *)field = (int)value;
+        else
+            *(double *)(void *)field = value;
+        return true;
+    }
+    snprintf(why, MESSAGE_MAX, "unknown key '%.80s'; the keys are listed in docs/protocol.md", name);
+    return false;
+}
+
+bool config_load(struct config *config, const char *path, char message[MESSAGE_MAX])
+{
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        snprintf(message, MESSAGE_MAX, "cannot read the configuration %.200s: %s.", path,
+                 strerror(errno));
+        return false;
+    }
+    char *line = NULL, why[MESSAGE_MAX];
+    size_t capacity = 0;
+    bool good = true;
+    for (int number = 1; good && getline(&line, &capacity, file) >= 0; number++) {
+        line[strcspn(line, "#")] = '\0';
+        char *content = trim(line);
+        if (*content != '\0' && !apply(config, content, why)) {
+            snprintf(message, MESSAGE_MAX, "line %d of the configuration %.150s is wrong: %.250s.",
+                     number, path, why);
+            good = false;
+        }
+    }
+    if (good && ferror(file)) {
+        snprintf(message, MESSAGE_MAX, "cannot read the configuration %.200s: %s.", path,
+                 strerror(errno));
+        good = false;
+    }
+    free(line);
+    fclose(file);
+    return good;
+}
+
+const char *config_check(const struct config *config)
+{
+    if (config->ring_min_mA >= config->ring_max_mA)
+        return "ring_min_mA must be below ring_max_mA";
+    if (config->stalled_axis != floor(config->stalled_axis))
+        return "stalled_axis must be a whole number: 0 for MONO:ENERGY to 5 for DET:TTH";
+    return stills_check(&config->stills);
+}

@@ -1,0 +1,80 @@
+/* The area detector: exposures by the simulated clock, frames drawn by the renderer and handed to one
+ * consumer. If the consumer is behind, the detector waits: it exposes at most one frame ahead and
+ * loses none. */
+#ifndef BEAMLINE_DETECTOR_H
+#define BEAMLINE_DETECTOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gate.h"
+#include "renderer.h"
+#include "text.h"
+
+/* Where frames go. */
+struct frame_sink {
+    void *owner;
+    bool (*has_room)(void *owner, size_t bytes);
+    void (*send)(void *owner, const void *header, size_t header_bytes, const void *image,
+                 size_t image_bytes);
+};
+
+enum detector_reply { DETECTOR_OK, DETECTOR_BUSY, DETECTOR_NO_CONSUMER, DETECTOR_INVALID };
+enum frame_state { FRAME_NONE, FRAME_DRAWING, FRAME_DRAWN };
+
+/* The light that made a frame, kept so that its truth can be told later. */
+struct frame_light {
+    double energy, photons;
+};
+
+struct frame {
+    uint64_t number, index; /* since the server started; in the acquisition */
+    double unix_time;       /* start of the exposure */
+    double energy, exposure;
+};
+
+struct detector {
+    double exposure, period; /* s */
+    double images;
+    bool acquiring, stopping;
+    bool consumer_lost;  /* the last acquisition ended early because its consumer went away */
+    uint64_t wanted, started, delivered, waited;
+    struct gate gate;
+    double gate_end, next_start; /* simulated s; infinity: none */
+    bool exposed;        /* an exposure is over and waits for the renderer */
+    struct frame current, ready;
+    enum frame_state state; /* of `ready` */
+    bool waiting, discard;
+    const uint16_t *image;
+    size_t image_bytes;
+    struct frame_light *lights; /* of the last LIGHTS_MAX frames, by number modulo LIGHTS_MAX */
+    uint64_t total;
+    size_t light_capacity;
+    struct renderer *renderer;
+    struct stills *truth;
+    struct frame_sink sink; /* owner NULL: no consumer */
+};
+
+bool detector_init(struct detector *detector, const struct config *config);
+void detector_free(struct detector *detector);
+
+/* Make `sink` the consumer; false if there is another one. */
+bool detector_attach(struct detector *detector, const struct frame_sink *sink);
+/* The consumer is gone: a running acquisition ends. */
+void detector_detach(struct detector *detector, struct sim *sim, const void *owner);
+
+enum detector_reply detector_acquire(struct detector *detector, struct sim *sim, double images);
+/* End after the frames that are already exposed. */
+void detector_stop(struct detector *detector, struct sim *sim);
+
+double detector_next_event(const struct detector *detector);
+void detector_event(struct detector *detector, struct sim *sim);
+/* Go on if the renderer has finished a frame or the consumer has room again. */
+void detector_progress(struct detector *detector, struct sim *sim);
+
+/* Append the visible spots of frame `number` as `<n>;<fs>,<ss>,<photons>;...`; false if that frame has
+ * not been taken or is too long ago. */
+bool detector_truth(const struct detector *detector, uint64_t number, struct buffer *out);
+
+#endif

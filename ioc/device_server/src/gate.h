@@ -1,0 +1,26 @@
+/* An open gate: expectations integrated while motors move, the shutter travels and the ring decays. */
+#ifndef BEAMLINE_GATE_H
+#define BEAMLINE_GATE_H
+
+#include <stdbool.h>
+
+#include "response.h"
+
+struct sim;
+
+struct gate {
+    bool open;
+    double start, until; /* integrated from start so far until here, s */
+    double expected[CHANNEL_COUNT];
+    double incident;     /* counts of I0 without dark */
+    double energy_first, energy_excess; /* eV; eV s above the first */
+};
+
+void gate_open(struct gate *gate, const struct sim *sim, double t);
+/* Integrate up to `t` under the conditions that hold since `until`. Must be called before anything
+ * that the conditions depend on changes at `t`. */
+void gate_advance(struct gate *gate, const struct sim *sim, double t);
+/* Time-averaged energy, exact while it does not change. */
+double gate_energy(const struct gate *gate);
+
+#endif

@@ -1,0 +1,156 @@
+#include "motor.h"
+
+#include <math.h>
+
+static const double hc = 12398.419843;       /* eV Å, CODATA 2018 */
+static const double si111 = 3.135601154;     /* Å: a = 5.431020511 Å (CODATA 2018) over sqrt(3) */
+static const double degree = 0.017453292519943295;
+
+const struct motor_spec motor_specs[MOTOR_COUNT] = {
+    [MOTOR_ENERGY] = {"MONO:ENERGY", "eV", 4000, 20000, 9000, 500, 5000, 0.1, true},
+    [MOTOR_X] = {"SAMPLE:X", "um", -10000, 10000, 0, 2000, 20000, 0.1, false},
+    [MOTOR_Y] = {"SAMPLE:Y", "um", -10000, 10000, 0, 2000, 20000, 0.1, false},
+    [MOTOR_Z] = {"SAMPLE:Z", "um", -5000, 5000, 0, 2000, 20000, 0.1, false},
+    [MOTOR_THETA] = {"SAMPLE:THETA", "deg", -180, 180, 0, 20, 200, 0.1, false},
+    [MOTOR_TTH] = {"DET:TTH", "deg", -5, 150, 0, 20, 200, 0.1, false},
+};
+
+/* Bits of MSTA, EPICS motor record. */
+enum {
+    MSTA_PLUS = 1 << 0, MSTA_DONE = 1 << 1, MSTA_HIGH_LIMIT = 1 << 2,
+    MSTA_STALL = 1 << 6, MSTA_ENCODER = 1 << 8, MSTA_PROBLEM = 1 << 9, MSTA_MOVING = 1 << 10,
+    MSTA_LOW_LIMIT = 1 << 13
+};
+
+double bragg_angle(double energy)
+{
+    return asin(hc / (2.0 * si111 * energy)) / degree;
+}
+
+double bragg_energy(double angle)
+{
+    return hc / (2.0 * si111 * sin(angle * degree));
+}
+
+static double to_axis(const struct motor *motor, double position)
+{
+    return motor->spec->bragg ? bragg_angle(position) : position;
+}
+
+static double to_user(const struct motor *motor, double axis)
+{
+    return motor->spec->bragg ? bragg_energy(axis) : axis;
+}
+
+void motor_init(struct motor *motor, enum motor_axis axis, double settle)
+{
+    const struct motor_spec *spec = &motor_specs[axis];
+    *motor = (struct motor){
+        .spec = spec,
+        .low = spec->low, .high = spec->high,
+        .speed = spec->speed, .acceleration_time = spec->acceleration_time,
+        .settle = settle,
+        .setpoint = spec->initial,
+        .forward = true,
+    };
+    profile_hold(&motor->profile, 0.0, to_axis(motor, spec->initial));
+}
+
+/* Axis speed at which a move from `from` to `to` cruises: VELO, as a mean over the way. */
+static double axis_speed(const struct motor *motor, double from, double to)
+{
+    if (!motor->spec->bragg)
+        return motor->speed;
+    double middle = 0.5 * (from + to);
+    if (fabs(to - from) < 1e-6 * middle) /* where the quotient below loses digits */
+        return motor->speed * tan(bragg_angle(middle) * degree) / middle / degree;
+    return motor->speed * fabs((bragg_angle(to) - bragg_angle(from)) / (to - from));
+}
+
+static double axis_acceleration(const struct motor *motor, double speed)
+{
+    return speed / fmax(motor->acceleration_time, 1e-3);
+}
+
+enum motor_reply motor_move(struct motor *motor, double t, double target)
+{
+    if (!(target >= motor->low && target <= motor->high))
+        return MOTOR_LIMIT;
+    if (motor->stalled)
+        return MOTOR_FAULT;
+    double from = motor_position(motor, t);
+    double by = target - from;
+    bool approach = motor->backlash != 0.0 && by * motor->backlash < 0.0;
+    double first = approach ? target - motor->backlash : target;
+    double speed = axis_speed(motor, from, first);
+    motor->acceleration = axis_acceleration(motor, speed);
+    profile_go(&motor->profile, t, to_axis(motor, first), speed, motor->acceleration);
+    if (approach) {
+        speed = axis_speed(motor, first, target);
+        profile_then(&motor->profile, to_axis(motor, target), speed,
+                     axis_acceleration(motor, speed));
+    }
+    motor->setpoint = target;
+    motor->forward = by >= 0.0;
+    motor->moving = true;
+    motor->finish = motor->profile.end + motor->settle;
+    return MOTOR_OK;
+}
+
+void motor_stop(struct motor *motor, double t)
+{
+    if (!motor->moving)
+        return;
+    if (t < motor->profile.end) {
+        profile_brake(&motor->profile, t, motor->acceleration);
+        motor->setpoint = to_user(motor, motor->profile.final);
+    }
+    motor->finish = motor->profile.end + motor->settle;
+}
+
+double motor_next_event(const struct motor *motor)
+{
+    return motor->moving ? motor->finish : INFINITY;
+}
+
+void motor_arrive(struct motor *motor)
+{
+    motor->moving = false;
+}
+
+double motor_position(const struct motor *motor, double t)
+{
+    /* At rest it is where it was sent, without the rounding of the way through the angle. */
+    if (t >= motor->profile.end)
+        return motor->setpoint;
+    return to_user(motor, profile_position(&motor->profile, t));
+}
+
+double motor_axis_position(const struct motor *motor, double t)
+{
+    return profile_position(&motor->profile, t);
+}
+
+/* The switches lie a hundredth of the travel beyond the range of the soft limits. */
+static double switch_margin(const struct motor *motor)
+{
+    return 0.01 * (motor->spec->high - motor->spec->low);
+}
+
+bool motor_at_high_limit(const struct motor *motor, double t)
+{
+    return motor_position(motor, t) >= motor->spec->high + switch_margin(motor);
+}
+
+bool motor_at_low_limit(const struct motor *motor, double t)
+{
+    return motor_position(motor, t) <= motor->spec->low - switch_margin(motor);
+}
+
+unsigned motor_status_word(const struct motor *motor, double t)
+{
+    return (motor->forward ? MSTA_PLUS : 0u) | (motor->moving ? MSTA_MOVING : MSTA_DONE)
+           | (motor_at_high_limit(motor, t) ? MSTA_HIGH_LIMIT : 0u)
+           | (motor_at_low_limit(motor, t) ? MSTA_LOW_LIMIT : 0u) | MSTA_ENCODER
+           | (motor->stalled ? MSTA_STALL | MSTA_PROBLEM : 0u);
+}

@@ -1,0 +1,68 @@
+/* Motors: limits, speeds, backlash and settling over a trapezoidal profile.
+ *
+ * Positions are in user units. The monochromator moves a Bragg angle, so its energy follows
+ * E = hc / (2 d sin theta) along the way; VELO is then the mean speed in eV/s of a move's cruise. */
+#ifndef BEAMLINE_MOTOR_H
+#define BEAMLINE_MOTOR_H
+
+#include <stdbool.h>
+
+#include "profile.h"
+
+enum motor_axis {
+    MOTOR_ENERGY, MOTOR_X, MOTOR_Y, MOTOR_Z, MOTOR_THETA, MOTOR_TTH, MOTOR_COUNT
+};
+
+struct motor_spec {
+    const char *name, *unit;
+    double low, high; /* widest soft limits */
+    double initial;
+    double speed, speed_max;
+    double acceleration_time; /* s from rest to full speed */
+    bool bragg;
+};
+
+extern const struct motor_spec motor_specs[MOTOR_COUNT];
+
+struct motor {
+    const struct motor_spec *spec;
+    double low, high;         /* soft limits */
+    double speed;             /* units/s */
+    double acceleration_time; /* s */
+    double backlash;          /* approach from this side; 0: no correction */
+    double settle;            /* s at rest before a move counts as done */
+    double setpoint;
+    bool moving;
+    bool forward;             /* direction of the last move */
+    bool stalled;             /* does not move: refused as a fault */
+    double finish;            /* when `moving` ends */
+    double acceleration;      /* of the present move, axis units/s^2 */
+    struct profile profile;   /* in axis units: degrees of Bragg angle, or user units */
+};
+
+enum motor_reply { MOTOR_OK, MOTOR_LIMIT, MOTOR_FAULT };
+
+void motor_init(struct motor *motor, enum motor_axis axis, double settle);
+
+/* Start or redirect a move at time `t`. */
+enum motor_reply motor_move(struct motor *motor, double t, double target);
+/* Brake; the setpoint becomes the place where the axis comes to rest. */
+void motor_stop(struct motor *motor, double t);
+
+/* When the motor's state changes next (infinity: never); call motor_arrive then. */
+double motor_next_event(const struct motor *motor);
+void motor_arrive(struct motor *motor);
+
+double motor_position(const struct motor *motor, double t);
+/* Angle of the Bragg axis in degrees; the position itself for other motors. */
+double motor_axis_position(const struct motor *motor, double t);
+/* Limit switches, and the status word of the EPICS motor record (MSTA). */
+bool motor_at_high_limit(const struct motor *motor, double t);
+bool motor_at_low_limit(const struct motor *motor, double t);
+unsigned motor_status_word(const struct motor *motor, double t);
+
+/* Si(111): energy in eV, angle in degrees. */
+double bragg_angle(double energy);
+double bragg_energy(double angle);
+
+#endif

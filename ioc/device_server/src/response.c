@@ -1,0 +1,103 @@
+#include "response.h"
+
+#include <math.h>
+#include <stdbool.h>
+
+#include "beam.h"
+#include "rng.h"
+
+static const double hc = 12398.419843; /* eV Å, CODATA 2018 */
+static const double degree = 0.017453292519943295;
+static const double fwhm_per_sigma = 2.3548200450309493;
+
+static bool is_pulse_counter(enum channel channel)
+{
+    return channel == CHANNEL_IF || channel == CHANNEL_XRD;
+}
+
+/* Part of a Gaussian beam of this width, centred at `offset` from the middle of a slab, that hits the
+ * slab. */
+static double slab_overlap(double offset, double width, double fwhm)
+{
+    double scale = fwhm_per_sigma / (fwhm * sqrt(2.0));
+    return 0.5 * (erf((0.5 * width - offset) * scale) + erf((0.5 * width + offset) * scale));
+}
+
+static double tilt(const struct conditions *now)
+{
+    /* A foil seen edge-on has no end of material: beyond 89.4 degrees it stays as at 89.4. */
+    return fmax(fabs(cos(now->theta * degree)), 0.01);
+}
+
+static double either(double override, double value)
+{
+    return isnan(override) ? value : override;
+}
+
+double sample_overlap(const struct config *config, const struct conditions *now)
+{
+    const struct sample *s = now->sample;
+    double width = either(config->sample_width_um, s->width_um) * tilt(now);
+    double height = either(config->sample_height_um, s->height_um);
+    return slab_overlap(now->x - either(config->sample_x_um, s->x_um), width,
+                        config->beam_fwhm_x_um)
+           * slab_overlap(now->y - either(config->sample_y_um, s->y_um), height,
+                          config->beam_fwhm_y_um);
+}
+
+/* Diffracted part of the beam at the arm's angle: a Gaussian line per reflection that the energy can
+ * reach, on a flat background. */
+static double diffraction(const struct config *config, const struct conditions *now)
+{
+    double sum = config->xrd_background;
+    double wavelength = hc / now->energy;
+    double scale = fwhm_per_sigma / config->xrd_fwhm_deg;
+    for (size_t i = 0; i < now->sample->reflection_count; i++) {
+        const struct reflection_line *line = &now->sample->reflections[i];
+        double sine = wavelength / (2.0 * line->d);
+        if (sine > 1.0)
+            continue;
+        double z = (now->tth - 2.0 * asin(sine) / degree) * scale;
+        if (fabs(z) < 8.0)
+            sum += config->xrd_yield * line->intensity * exp(-0.5 * z * z);
+    }
+    return sum;
+}
+
+double response(const struct config *config, const struct conditions *now,
+                double rate[CHANNEL_COUNT])
+{
+    double incident = config->flux_counts_per_s * now->current / config->ring_max_mA
+                      * flux_curve(config, now->energy) * now->open * now->attenuation;
+    struct sample_row mu = sample_absorption(now->sample, now->energy);
+    double hit = sample_overlap(config, now);
+    double thicker = 1.0 / tilt(now);
+    double through = exp(-mu.total * thicker);
+    double transmitted = incident * (1.0 - hit + hit * through);
+    /* Of what the sample absorbs, the edge takes the share that it has in the absorption. */
+    double absorbed = mu.total > 0.0 ? fmin(mu.fluorescence / mu.total, 1.0) * (1.0 - through) : 0.0;
+    rate[CHANNEL_I0] = config->dark_per_s + incident;
+    rate[CHANNEL_IT] = config->dark_per_s + transmitted;
+    rate[CHANNEL_IR] = config->dark_per_s + transmitted * exp(-mu.reference);
+    rate[CHANNEL_IF] =
+        config->pulse_dark_per_s + incident * hit * absorbed * config->fluorescence_yield;
+    rate[CHANNEL_XRD] =
+        config->pulse_dark_per_s
+        + (incident > 0.0 ? incident * hit * through * diffraction(config, now) : 0.0);
+    return incident;
+}
+
+double reading(const struct config *config, enum channel channel, double expected, double seconds,
+               struct rng *rng)
+{
+    double counts = (double)rng_poisson(rng, expected);
+    if (!is_pulse_counter(channel))
+        return fmin(counts, floor(config->full_scale_per_s * seconds));
+    if (seconds > 0.0) {
+        /* A non-paralysable counter is blind for the dead time after each count: n true pulses give
+         * n / (1 + n tau / T). The fraction is rounded at random so that the mean stays right. */
+        double live = counts / (1.0 + counts * config->dead_time_s / seconds);
+        counts = floor(live + rng_uniform(rng));
+    }
+    return fmin(counts, floor(config->pulse_full_scale_per_s * seconds));
+}

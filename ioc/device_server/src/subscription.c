@@ -1,0 +1,66 @@
+#include "subscription.h"
+
+#include "clock.h"
+#include "glob.h"
+#include "sim.h"
+
+bool subscription_select(struct subscription *subscription, const struct pv_table *table,
+                         const char *glob, int64_t interval)
+{
+    subscription->interval = interval;
+    subscription->count = 0;
+    for (int i = 0; i < table->count; i++)
+        if (glob_match(glob, table->pv[i].name))
+            subscription->pvs[subscription->count++] = &table->pv[i];
+    return subscription->count > 0;
+}
+
+void subscription_list(const struct subscription *subscription, struct buffer *out)
+{
+    buffer_format(out, "%d;", subscription->count);
+    for (int i = 0; i < subscription->count; i++) {
+        if (i > 0)
+            buffer_text(out, ",");
+        buffer_text(out, subscription->pvs[i]->name);
+    }
+}
+
+enum extent { ALL, CHANGES, CHANGES_AND_COUNTS };
+
+static void tell(struct subscription *subscription, const struct sim *sim, enum extent extent,
+                 struct buffer *out)
+{
+    size_t before = out->length;
+    int told = 0;
+    buffer_format(out, "UPD:%.6f:", clock_unix());
+    for (int i = 0; i < subscription->count; i++) {
+        const struct pv *pv = subscription->pvs[i];
+        const char *text = pv_text(pv);
+        double value = text == NULL ? pv_value(sim, pv) : 0.0;
+        if (extent != ALL && (text != NULL || value == subscription->told[i])
+            && !(extent == CHANGES_AND_COUNTS && pv_is_count_result(pv)))
+            continue;
+        buffer_format(out, told++ > 0 ? ",%d=" : "%d=", i);
+        if (text != NULL)
+            buffer_text(out, text);
+        else
+            buffer_number(out, value);
+        subscription->told[i] = value;
+    }
+    if (told == 0)
+        buffer_truncate(out, before);
+    else
+        buffer_text(out, "\n");
+}
+
+void subscription_tell_all(struct subscription *subscription, const struct sim *sim,
+                           struct buffer *out)
+{
+    tell(subscription, sim, ALL, out);
+}
+
+void subscription_tell_changes(struct subscription *subscription, const struct sim *sim,
+                               bool counted, struct buffer *out)
+{
+    tell(subscription, sim, counted ? CHANGES_AND_COUNTS : CHANGES, out);
+}

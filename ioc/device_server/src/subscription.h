@@ -1,0 +1,32 @@
+/* A client's subscription: which PVs, what it has been told, and UPD lines of what changed since. */
+#ifndef BEAMLINE_SUBSCRIPTION_H
+#define BEAMLINE_SUBSCRIPTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pv.h"
+#include "text.h"
+
+struct subscription {
+    int64_t interval; /* ns */
+    int count;
+    const struct pv *pvs[PV_COUNT_MAX];
+    double told[PV_COUNT_MAX];
+};
+
+/* Subscribe to all PVs that match; false if none does. */
+bool subscription_select(struct subscription *subscription, const struct pv_table *table,
+                         const char *glob, int64_t interval);
+/* Append `<n>;<pv>,<pv>,...`. */
+void subscription_list(const struct subscription *subscription, struct buffer *out);
+
+/* Append a line with all values. */
+void subscription_tell_all(struct subscription *subscription, const struct sim *sim,
+                           struct buffer *out);
+/* Append a line with the values that differ from what was told, and the results of a count if one has
+ * just ended; nothing if there are none. */
+void subscription_tell_changes(struct subscription *subscription, const struct sim *sim,
+                               bool counted, struct buffer *out);
+
+#endif

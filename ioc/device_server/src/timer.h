@@ -1,0 +1,32 @@
+/* Deadlines in a binary heap. Timers belong to their owners; the heap holds pointers. */
+#ifndef BEAMLINE_TIMER_H
+#define BEAMLINE_TIMER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct timer {
+    int64_t deadline; /* monotonic ns */
+    size_t place;     /* 1 + index in the heap; 0 while not armed */
+    void (*fire)(void *owner);
+    void *owner;
+};
+
+struct timers {
+    struct timer **heap;
+    size_t count, capacity;
+};
+
+void timers_free(struct timers *timers);
+
+/* Arm a timer, or move it if it is armed; INT64_MAX disarms. False if memory runs out. */
+bool timer_set(struct timers *timers, struct timer *timer, int64_t deadline);
+void timer_cancel(struct timers *timers, struct timer *timer);
+
+/* Earliest deadline; INT64_MAX if none. */
+int64_t timers_next(const struct timers *timers);
+/* Fire what is due at `now`; a timer is disarmed before its function is called. */
+void timers_run(struct timers *timers, int64_t now);
+
+#endif
