@@ -32,7 +32,9 @@ class CompileDeviceServer(BuildHookInterface):  # type: ignore[type-arg]
         fresh = binary.with_suffix(".new")
         sources = sorted((root / "ioc" / "device_server" / "src").glob("*.c"))
         flags = ["-std=c17", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-D_GNU_SOURCE"]
-        subprocess.run([*compiler, *flags, *map(str, sources), "-o", str(fresh), "-lm"], check=True)
+        subprocess.run(
+            [*compiler, *flags, *map(str, sources), "-o", str(fresh), "-lm", "-pthread"], check=True
+        )
         fresh.replace(binary)  # a running server keeps its own inode
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(

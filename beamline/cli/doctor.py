@@ -45,7 +45,7 @@ def command(config_path: Path | None, data_dir: Path | None) -> None:
 def _checks(data_dir: Path, device_port: int, ioc_port: int) -> Iterator[tuple[str, str]]:
     from beamline.core.errors import ProcessError
     from beamline.core.shadowing import shadowed_packages
-    from ioc.simulator import find_binary
+    from ioc.simulator import device_server_binary
 
     yield _OK, f"Python {platform.python_version()} on {platform.platform()}"
     for name in _PACKAGES:
@@ -65,7 +65,7 @@ def _checks(data_dir: Path, device_port: int, ioc_port: int) -> Iterator[tuple[s
                     "rename it.",
                 )
     try:
-        yield _OK, f"device server {find_binary()}"
+        yield _OK, f"device server {device_server_binary()}"
     except ProcessError as error:
         yield _BAD, str(error)
     for port, what in ((device_port, "device server"), (ioc_port, "IOC")):
