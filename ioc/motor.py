@@ -328,10 +328,12 @@ class Motor(Record):
     def _relabel(self, coordinates: Coordinates) -> None:
         self.touch()
         self._coordinates = coordinates
-        self._set_dial_limits(self._get("DLLM"), self._get("DHLM"))
         self._post(OFF=coordinates.offset, DIR=int(coordinates.direction < 0))
         self._post_readback(self._get("DRBV"))
         self._post_target(self._get("DVAL"))
+        # Limits last: ophyd reads them anew when they change, and a monitor of VAL that it
+        # handles after that would bring back the old ones.
+        self._set_dial_limits(self._get("DLLM"), self._get("DHLM"))
 
     def _put_sset(self, _: int) -> Completion:
         self._post(SET=1)
