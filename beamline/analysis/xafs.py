@@ -227,7 +227,7 @@ def _checked(energy: npt.ArrayLike, mu: npt.ArrayLike) -> tuple[Array, Array]:
 
 
 def _noise(e: Array, m: Array) -> float:
-    """Estimate the standard deviation of point-to-point noise from second differences on any grid."""
+    """Estimate point-to-point noise (standard deviation) from second differences, on any grid."""
     a, b = np.diff(e)[:-1], np.diff(e)[1:]
     # Deviation of each point from the line through its neighbours, whose variance is known.
     residual = m[1:-1] - (m[:-2] * b + m[2:] * a) / (a + b)
