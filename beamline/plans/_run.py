@@ -1,0 +1,297 @@
+"""What all plans share: limits first, baseline, shutter, and a safe beamline at the end."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+import numpy as np
+import numpy.typing as npt
+from bluesky.protocols import Triggerable
+from bluesky.utils import FailedStatus, Msg, RunEngineControlException, separate_devices
+
+from beamline.core.errors import BeamlineError, MotorLimitError
+from beamline.plans.metadata import name_of
+
+__all__ = ["Plan", "check_limits", "exposure_of", "guarded_run", "move", "safe_state", "take_point"]
+
+Plan = Generator[Msg, Any, Any]
+_log = logging.getLogger(__name__)
+
+
+def check_limits(motors_and_positions: Iterable[tuple[Any, npt.NDArray[np.float64]]]) -> None:
+    """Check every position of a scan against the limits of its motor.
+
+    Raises
+    ------
+    MotorLimitError
+        One error that names every motor that would leave its limits, the first position that does,
+        the limits and how many points lie outside. Nothing has moved.
+    """
+    problems = []
+    for motor, positions in motors_and_positions:
+        low, high = getattr(motor, "limits", None) or (0.0, 0.0)
+        # EPICS convention: equal limits are no limits.
+        bounded = low is not None and high is not None and low < high
+        if not bounded:
+            low, high = -math.inf, math.inf
+        outside = ~((positions >= low) & (positions <= high) & np.isfinite(positions))
+        if not outside.any():
+            continue
+        unit = f" {motor.egu}" if getattr(motor, "egu", "") else ""
+        problems.append(
+            f"{name_of(motor)} cannot go to {positions[outside][0]:.10g}{unit}: its limits are "
+            f"{low:.10g} to {high:.10g}{unit}, {int(outside.sum())} of {positions.size} points "
+            "lie outside"
+        )
+    if problems:
+        raise MotorLimitError("; ".join(problems) + "; nothing has moved.")
+
+
+def exposure_of(devices: Iterable[Any], exposure: float | None) -> list[tuple[Any, float]]:
+    """Pair the exposure signals of the devices with the time to set.
+
+    Raises
+    ------
+    ValueError
+        If the time is not positive, or none of the devices has an exposure.
+    """
+    if exposure is None:
+        return []
+    if isinstance(exposure, bool) or not (math.isfinite(exposure) and exposure > 0):
+        raise ValueError(f"the exposure time must be greater than 0 s, found {exposure!r}.")
+    signals = [d.exposure for d in devices if hasattr(d, "exposure")]
+    if not signals:
+        raise ValueError(
+            f"an exposure time of {exposure:g} s was given, but none of the detectors has one."
+        )
+    return [(signal, float(exposure)) for signal in signals]
+
+
+def move(*motors_and_positions: Any) -> Plan:
+    """Move several devices together and wait: ``mv`` without its bookkeeping."""
+    group = object()
+    pairs = iter(motors_and_positions)
+    for device in pairs:
+        yield Msg("set", device, next(pairs), group=group)
+    yield Msg("wait", None, group=group)
+
+
+def take_point(detectors: Sequence[Any], motors: Sequence[Any] = ()) -> Plan:
+    """Trigger the detectors and read everything into one event of the stream ``primary``.
+
+    ``trigger_and_read`` would trigger the motors as well, which costs a status for each.
+    """
+    group = object()
+    for device in detectors:
+        if isinstance(device, Triggerable):
+            yield Msg("trigger", device, group=group)
+    yield Msg("wait", None, group=group)
+    yield Msg("create", None, name="primary")
+    try:
+        for device in separate_devices([*detectors, *motors]):
+            yield Msg("read", device)
+    except Exception:
+        yield Msg("drop")
+        raise
+    yield Msg("save")
+
+
+def guarded_run(
+    body: Callable[[], Plan],
+    metadata: Mapping[str, Any],
+    *,
+    detectors: Sequence[Any],
+    motors: Sequence[Any],
+    shutter: Any | None,
+    baseline: Sequence[Any],
+    settings: Sequence[tuple[Any, float]] = (),
+    changes: Sequence[Any] = (),
+) -> Plan:
+    """Run the body of a plan: open shutter, start document, baseline, body, baseline, stop.
+
+    Whatever happens, the shutter is closed and the settings are restored; on an error and on abort
+    motors and detectors are stopped first.
+
+    Parameters
+    ----------
+    body
+        Makes the plan that takes the points.
+    metadata
+        For the start document.
+    detectors, motors
+        Staged for the run; stopped on an error.
+    shutter
+        Opened for the run, or None.
+    baseline
+        Read before and after, unless the RunEngine does so itself.
+    settings
+        Signals and the values that they get for the run.
+    changes
+        Further signals that the body sets; they are restored as well.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+    """
+    touched = list(dict.fromkeys([*(signal for signal, _ in settings), *changes]))
+    before = [(signal, _setpoint(signal)) for signal in touched]
+    baseline_seen: list[str] = []
+    made_safe: list[bool] = []
+
+    def measure() -> Plan:
+        for signal, value in settings:
+            yield from bps.abs_set(signal, value, group="settings")
+        yield from bps.wait("settings")
+        if shutter is not None:
+            yield from bps.abs_set(shutter, "Open", wait=True)
+        token = yield Msg("subscribe", None, note_baseline, "descriptor")
+        uid = yield from bpp.run_wrapper(
+            # The stop document comes last: the frames are complete by then, the shutter is closed.
+            bpp.contingency_wrapper(take_points(), except_plan=make_safe, else_plan=close),
+            md=dict(metadata),
+        )
+        if token is not None:
+            yield Msg("unsubscribe", None, token=token)
+        return uid
+
+    def note_baseline(name: str, doc: Mapping[str, Any]) -> None:  # noqa: ARG001
+        if doc.get("name") == "baseline":
+            baseline_seen.append(doc["uid"])
+
+    def take_points() -> Plan:
+        # A RunEngine with SupplementalData has read its baseline right after the start document.
+        ours = list(baseline) if not baseline_seen else []
+        yield from read_baseline(ours)
+        yield from bps.stage_all(*detectors)
+        yield from body()
+        yield from bps.unstage_all(*detectors)
+        yield from read_baseline(ours)
+
+    def read_baseline(devices: list[Any]) -> Plan:
+        if devices:
+            yield from bps.trigger_and_read(devices, name="baseline")
+
+    def close() -> Plan:
+        if shutter is not None:
+            yield from bps.abs_set(shutter, "Close", wait=True)
+
+    def make_safe(error: Exception) -> Plan:  # noqa: ARG001
+        if not made_safe:
+            made_safe.append(True)
+            problems = yield from _make_safe([*motors, *detectors], shutter, detectors)
+            for problem in problems:
+                _log.error("after a failure: %s", problem)
+
+    def restore() -> Plan:
+        for signal, value in before:
+            problem = yield from _attempt(_set_and_wait(signal, value))
+            if problem is not None:
+                _log.error("%s was not set back to %g: %s", signal.name, value, problem)
+
+    return (
+        yield from bpp.contingency_wrapper(measure(), except_plan=make_safe, final_plan=restore)
+    )
+
+
+def safe_state(beamline: Any) -> Plan:
+    """Stop all motors and detectors and close the shutter.
+
+    Parameters
+    ----------
+    beamline
+        The `devices.Beamline`.
+
+    Raises
+    ------
+    BeamlineError
+        Naming what could not be stopped or closed; everything else has been.
+    """
+    detectors = [beamline.counters, beamline.area_detector]
+    problems = yield from _make_safe([*beamline.axes, *detectors], beamline.shutter, ())
+    if problems:
+        raise BeamlineError("the beamline is not safe: " + "; ".join(problems))
+
+
+class _Stop:
+    """A device whose stop is no failure of what it was doing: the failure is known already."""
+
+    parent = None
+
+    def __init__(self, device: Any) -> None:
+        self.name = device.name
+        self._device = device
+
+    def stop(self, success: bool = True) -> None:  # noqa: ARG002
+        self._device.stop(success=True)
+
+
+def _make_safe(
+    moving: Sequence[Any], shutter: Any | None, staged: Sequence[Any]
+) -> Generator[Msg, Any, list[str]]:
+    """Stop, close and unstage whatever can be; return what could not."""
+    problems = []
+    for device in moving:
+        if hasattr(device, "stop"):
+            problem = yield from _attempt(_message("stop", _Stop(device)))
+            if problem is not None:
+                problems.append(f"{name_of(device)} was not stopped ({problem})")
+    if shutter is not None:
+        problem = yield from _attempt(_set_and_wait(shutter, "Close"))
+        if problem is not None:
+            problems.append(f"{name_of(shutter)} was not closed ({problem})")
+    for device in staged:
+        problem = yield from _attempt(_message("unstage", device))
+        if problem is not None:
+            problems.append(f"{name_of(device)} was not unstaged ({problem})")
+    return problems
+
+
+def _message(command: str, device: Any) -> Callable[[list[Any]], Plan]:
+    def plan(statuses: list[Any]) -> Plan:  # noqa: ARG001
+        yield Msg(command, device)
+
+    return plan
+
+
+def _set_and_wait(device: Any, value: Any) -> Callable[[list[Any]], Plan]:
+    def plan(statuses: list[Any]) -> Plan:
+        group = f"cleanup-{id(statuses)}"
+        statuses.append((yield from bps.abs_set(device, value, group=group)))
+        yield from bps.wait(group)
+
+    return plan
+
+
+def _attempt(make_plan: Callable[[list[Any]], Plan]) -> Generator[Msg, Any, Exception | None]:
+    """Try a step of the clean-up; return its error instead of raising it.
+
+    While one clean-up runs, statuses of other devices may still fail, and the RunEngine throws that
+    into whatever message is next: such a step is tried again.
+    """
+    error: Exception | None = None
+    for _ in range(5):
+        statuses: list[Any] = []
+        try:
+            yield from make_plan(statuses)
+        except FailedStatus as failed:
+            error = failed
+            if failed.args and failed.args[0] in statuses:
+                return error
+        except RunEngineControlException:
+            raise
+        except Exception as failed:  # noqa: BLE001  (the other steps must be done as well)
+            return failed
+        else:
+            return None
+    return error
+
+
+def _setpoint(signal: Any) -> float:
+    value = signal.setpoint if hasattr(signal, "setpoint") else signal.get()
+    return float(value)

@@ -1,0 +1,146 @@
+"""What start documents say about sample, instrument and software."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from bluesky.utils import Msg
+
+from beamline import __version__
+
+__all__ = ["beamline_of", "name_of", "run_engine_metadata", "start_metadata"]
+
+_PACKAGES = ("bluesky", "ophyd", "event-model")
+_FOIL = re.compile(r"(?P<formula>[A-Za-z0-9().]+)( foil| powder| pellet)?", re.ASCII)
+
+
+class _Listener:
+    """Takes the place of a suspender to be handed the RunEngine that runs the plan.
+
+    A plan's own metadata override those of the RunEngine, so the defaults that a plan adds must
+    know what the RunEngine has. It hands itself out with this message only.
+    """
+
+    metadata: Mapping[str, Any] = {}
+    tripped = False
+
+    def install(self, run_engine: Any, *, event_type: str | None = None) -> None:  # noqa: ARG002
+        self.metadata = dict(run_engine.md)
+
+    def remove(self) -> None:
+        """Nothing was installed."""
+
+    def get_futures(self) -> tuple[list[Any], str]:
+        return [], ""
+
+
+def run_engine_metadata() -> Generator[Msg, Any, Mapping[str, Any]]:
+    """Plan stub that returns the ``md`` of the RunEngine; empty where none runs the plan."""
+    listener = _Listener()
+    yield Msg("install_suspender", None, listener)
+    yield Msg("remove_suspender", None, listener)
+    return listener.metadata
+
+
+def beamline_of(*devices: Any) -> Any | None:
+    """Return the `devices.Beamline` that any of these devices is part of, or None."""
+    for device in devices:
+        root = getattr(device, "root", device)
+        if hasattr(root, "baseline") and hasattr(root, "shutter"):
+            return root
+    return None
+
+
+def name_of(device: Any) -> str:
+    """Name of a device, and its PV where it has one, for messages."""
+    return str(getattr(device, "label", getattr(device, "name", device)))
+
+
+def start_metadata(
+    known: Mapping[str, Any],
+    *,
+    plan_name: str,
+    plan_args: Mapping[str, Any],
+    detectors: Sequence[Any],
+    motors: Sequence[Any],
+    beamline: Any | None,
+    sample: str | Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Compose what every start document has; what the RunEngine knows already is left to it.
+
+    Parameters
+    ----------
+    known
+        The RunEngine's ``md``.
+    plan_name, plan_args
+        Name of the plan and its arguments (plain values).
+    detectors, motors
+        Devices that are read and moved.
+    beamline
+        The `devices.Beamline`, for instrument and sample; or None.
+    sample
+        Name of the sample or a mapping with ``name``, ``formula``, …; by default that of the
+        RunEngine's ``md``, else the one that the sample changer has in the beam.
+    """
+    metadata: dict[str, Any] = {
+        "plan_name": plan_name,
+        "plan_args": dict(plan_args),
+        "detectors": [str(device.name) for device in detectors],
+        "motors": [str(device.name) for device in motors],
+    }
+    versions = dict(known.get("versions", {}))
+    if "beamline-dataflow" not in versions:
+        metadata["versions"] = {
+            **versions,
+            "beamline-dataflow": __version__,
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        }
+    if sample is not None:
+        metadata["sample"] = {"name": sample} if isinstance(sample, str) else dict(sample)
+    elif "sample" not in known and beamline is not None:
+        metadata["sample"] = _sample_in_beam(beamline)
+    if beamline is not None:
+        if "beamline_id" not in known:
+            metadata["beamline_id"] = str(beamline.prefix).rstrip(":") or str(beamline.name)
+        if "instrument" not in known:
+            metadata["instrument"] = _instrument(beamline, known)
+    return metadata
+
+
+def _sample_in_beam(beamline: Any) -> dict[str, Any]:
+    name = str(beamline.sample.select.get())
+    sample: dict[str, Any] = {"name": name}
+    match = _FOIL.fullmatch(name)
+    if match and _is_formula(match["formula"]):
+        sample["formula"] = match["formula"]
+    return sample
+
+
+def _is_formula(text: str) -> bool:
+    from xraydb import chemparse
+
+    try:
+        chemparse(text)
+    except (ValueError, KeyError):
+        return False
+    return True
+
+
+def _instrument(beamline: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    mono = beamline.mono
+    return {
+        "name": str(known.get("beamline_id", str(beamline.prefix).rstrip(":"))),
+        "source": {
+            "name": str(known.get("facility", "Simulated Light Source")),
+            "type": "Synchrotron X-ray Source",
+            "probe": "x-ray",
+        },
+        "monochromator": {
+            "type": str(mono.crystal_type),
+            "reflection": [int(index) for index in mono.reflection],
+            "d_spacing": float(mono.d_spacing),
+        },
+    }

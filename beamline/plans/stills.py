@@ -1,0 +1,99 @@
+"""Frames of the area detector at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import bluesky.plan_stubs as bps
+
+from beamline.plans._run import Plan, exposure_of, guarded_run, take_point
+from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
+from beamline.plans.points import line_points
+
+__all__ = ["stills"]
+
+
+def stills(
+    area_detector: Any,
+    num: int,
+    *,
+    exposure: float | None = None,
+    detectors: Sequence[Any] = (),
+    sample: str | Mapping[str, Any] | None = None,
+    use_shutter: bool = True,
+    baseline: Sequence[Any] | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Take frames, one per event, and read the photon energy with each.
+
+    Parameters
+    ----------
+    area_detector
+        The detector, for example ``bl.area_detector``.
+    num
+        Number of frames, at least 1.
+    exposure
+        Exposure time of a frame (s); default: as the detector is set.
+    detectors
+        Further devices to trigger and read with every frame.
+    sample, use_shutter, baseline, md
+        As for `linear_scan`.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Raises
+    ------
+    ValueError
+        For wrong arguments.
+
+    Examples
+    --------
+    >>> RE(stills(bl.area_detector, 20, exposure=0.1))
+    """
+    num = line_points(0.0, 0.0, num).size
+    triggered = [area_detector, *detectors]
+    settings = exposure_of(triggered, exposure)
+    beamline = beamline_of(area_detector)
+    known = yield from run_engine_metadata()
+    metadata = start_metadata(
+        known,
+        plan_name="stills",
+        plan_args={
+            "area_detector": area_detector.name,
+            "num": num,
+            "exposure": exposure,
+            "detectors": [device.name for device in detectors],
+        },
+        detectors=triggered,
+        motors=[],
+        beamline=beamline,
+        sample=sample,
+    )
+    metadata |= {
+        "num_points": num,
+        "num_intervals": num - 1,
+        "hints": {"dimensions": [(["time"], "primary")]},
+        **(md or {}),
+    }
+    readers = [beamline.mono.energy] if beamline is not None else []
+
+    def body() -> Plan:
+        for _ in range(num):
+            yield from bps.checkpoint()
+            yield from take_point(triggered, readers)
+
+    return (
+        yield from guarded_run(
+            body,
+            metadata,
+            detectors=triggered,
+            motors=[],
+            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
+            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            settings=settings,
+        )
+    )

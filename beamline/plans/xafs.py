@@ -1,0 +1,184 @@
+"""X-ray absorption spectra: energy scans around an absorption edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import bluesky.plan_stubs as bps
+
+from beamline.plans._run import Plan, check_limits, exposure_of, guarded_run, move, take_point
+from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
+from beamline.plans.points import DEFAULT_REGIONS, Region, as_region, xafs_points
+
+__all__ = ["xafs_scan"]
+
+#: Largest distance (eV) at which a given edge energy still names a tabulated edge.
+_NAMING_DISTANCE = 50.0
+
+
+def xafs_scan(
+    beamline: Any,
+    element: str | None = None,
+    edge: str | None = None,
+    *,
+    e0: float | None = None,
+    regions: Sequence[Region | Sequence[Any] | Mapping[str, Any]] | None = None,
+    dwell: float | None = None,
+    mode: Literal["transmission", "fluorescence"] = "transmission",
+    detectors: Sequence[Any] | None = None,
+    sample: str | Mapping[str, Any] | None = None,
+    use_shutter: bool = True,
+    baseline: Sequence[Any] | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Measure the absorption of the sample over an absorption edge.
+
+    Parameters
+    ----------
+    beamline
+        The `devices.Beamline`: its ``mono.energy`` moves, its ``counters`` count.
+    element
+        Symbol of the absorbing element. Without it `e0` is needed, and element and edge are those
+        whose tabulated edge is nearest.
+    edge
+        ``"K"``, ``"L3"``, …; by default K, or L3 where the monochromator doesn't reach K.
+    e0
+        Edge energy (eV); by default the tabulated one (xraydb).
+    regions
+        ``(start, stop, step[, dwell][, unit])`` each, relative to `e0`, in order of energy. The
+        unit is ``"eV"`` or ``"k"`` (Å⁻¹). By default -200 to 30 eV, then to k = 12 Å⁻¹.
+    dwell
+        Counting time (s) where a region states none; by default what the counters are set to.
+    mode
+        What the spectrum is meant to be evaluated from.
+    detectors
+        Instead of the beamline's counters.
+    sample, use_shutter, baseline, md
+        As for `linear_scan`.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Raises
+    ------
+    ValueError
+        For an unknown element or edge, or a wrong region, which is named.
+    MotorLimitError
+        If any energy is outside the monochromator's limits; nothing has moved.
+
+    Examples
+    --------
+    >>> RE(xafs_scan(bl, "Cu"))
+    >>> RE(xafs_scan(bl, "Fe", regions=[(-100, -20, 10, 0.1), (-20, 50, 0.5, 0.5),
+    ...                                 (3.6, 14, 0.05, 1.0, "k")]))
+    """
+    motor = beamline.mono.energy
+    if mode not in ("transmission", "fluorescence"):
+        raise ValueError(f'mode must be "transmission" or "fluorescence", found {mode!r}.')
+    element, edge, e0 = _absorption_edge(element, edge, e0, getattr(motor, "limits", None))
+    chosen = [
+        as_region(item, number)
+        for number, item in enumerate(DEFAULT_REGIONS if regions is None else regions, start=1)
+    ]
+    points = xafs_points(e0, chosen, dwell)
+    readers = [beamline.counters] if detectors is None else list(detectors)
+    timed = not all(math.isnan(time) for time in points.dwell)
+    timers = [signal for signal, _ in exposure_of(readers, 1.0)] if timed else []
+    check_limits([(motor, points.energy)])
+    known = yield from run_engine_metadata()
+    metadata = start_metadata(
+        known,
+        plan_name="xafs_scan",
+        plan_args={
+            "element": element,
+            "edge": edge,
+            "e0": e0,
+            "regions": [
+                [region.start, region.stop, region.step, region.dwell, region.unit]
+                for region in chosen
+            ],
+            "dwell": dwell,
+            "mode": mode,
+            "detectors": [device.name for device in readers],
+        },
+        detectors=readers,
+        motors=[motor],
+        beamline=beamline_of(beamline),
+        sample=sample,
+    )
+    metadata |= {
+        **({"element": element, "edge": edge} if element is not None else {}),
+        "e0": e0,
+        "mode": mode,
+        "num_points": points.energy.size,
+        "num_intervals": points.energy.size - 1,
+        "hints": {"dimensions": [([motor.name], "primary")]},
+        **(md or {}),
+    }
+
+    def body() -> Plan:
+        dwell_set = math.nan
+        for energy, time in zip(points.energy.tolist(), points.dwell.tolist(), strict=True):
+            yield from bps.checkpoint()
+            moves = [motor, energy]
+            if not math.isnan(time) and time != dwell_set:
+                for timer in timers:
+                    moves += [timer, time]
+                dwell_set = time
+            yield from move(*moves)
+            yield from take_point(readers, [motor])
+
+    return (
+        yield from guarded_run(
+            body,
+            metadata,
+            detectors=readers,
+            motors=[motor],
+            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
+            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            changes=timers,
+        )
+    )
+
+
+def _absorption_edge(
+    element: str | None, edge: str | None, e0: float | None, limits: tuple[float, float] | None
+) -> tuple[str | None, str | None, float]:
+    """Complete element, edge and edge energy from the tables."""
+    import xraydb
+
+    if e0 is not None and (isinstance(e0, bool) or not (math.isfinite(e0) and e0 > 0)):
+        raise ValueError(f"the edge energy e0 must be greater than 0 eV, found {e0!r}.")
+    if element is None:
+        if e0 is None:
+            raise ValueError('an XAFS scan needs an element, such as "Cu", or an edge energy e0.')
+        found = xraydb.guess_edge(e0, edges=[edge] if edge else ["K", "L3", "L2", "L1"])
+        if found is None:
+            return None, edge, float(e0)
+        element, edge = str(found[0]), str(found[1])
+        if abs(xraydb.xray_edge(element, edge).energy - e0) > _NAMING_DISTANCE:
+            return None, None, float(e0)
+        return element, edge, float(e0)
+    try:
+        tabulated = {name: float(item.energy) for name, item in xraydb.xray_edges(element).items()}
+        symbol = str(xraydb.atomic_symbol(xraydb.atomic_number(element)))
+    except (ValueError, KeyError, AttributeError):
+        tabulated, symbol = {}, str(element)
+    if not tabulated:
+        raise ValueError(f"{element!r} is not the symbol of an element with absorption edges.")
+    if edge is None:
+        low, high = limits or (0.0, 0.0)
+        reachable = [
+            name for name in ("K", "L3")
+            if name in tabulated and (low >= high or low <= (e0 or tabulated[name]) <= high)
+        ]  # fmt: skip
+        edge = reachable[0] if reachable else "K"
+    if edge not in tabulated:
+        raise ValueError(
+            f"{symbol} has no {edge!r} edge; its edges are {', '.join(sorted(tabulated))}."
+        )
+    return symbol, edge, float(e0) if e0 is not None else tabulated[edge]

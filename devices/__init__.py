@@ -1,0 +1,25 @@
+"""Ophyd devices of the beamline.
+
+Importing this package loads Channel Access, which reads ``EPICS_CA_*`` once: set them before.
+"""
+
+from devices._area_detector import AreaDetector
+from devices._axis import Axis
+from devices._beamline import Beamline
+from devices._counters import IonChambers
+from devices._machine import Attenuator, Environment, Ring, Shutter
+from devices._motors import DetectorArm, Monochromator, SampleStage
+
+__all__ = [
+    "AreaDetector",
+    "Attenuator",
+    "Axis",
+    "Beamline",
+    "DetectorArm",
+    "Environment",
+    "IonChambers",
+    "Monochromator",
+    "Ring",
+    "SampleStage",
+    "Shutter",
+]

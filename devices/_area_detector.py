@@ -1,0 +1,327 @@
+"""The area detector: frames in an HDF5 file of the IOC's file writer, referenced by documents."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from event_model import compose_stream_resource
+from ophyd import Component as Cpt
+from ophyd import Device, EpicsSignal, EpicsSignalRO
+
+from beamline.core.errors import ConfigurationError, ConnectionLostError, DetectorError
+from devices._operation import Operation
+from devices._signals import INVALID, FreshSignal, FreshSignalRO, VerifiedSignal, read_many
+
+__all__ = ["AreaDetector"]
+
+#: Seconds that a frame may take beyond its exposure and period.
+_GRACE = 10.0
+#: Seconds that opening and closing a file may take.
+_FILE_TIMEOUT = 10.0
+
+
+def _setting(suffix: str, **kwargs: Any) -> Any:
+    return Cpt(VerifiedSignal, f"{suffix}_RBV", write_pv=suffix, kind="config", **kwargs)
+
+
+def _fact(suffix: str, **kwargs: Any) -> Any:
+    return Cpt(EpicsSignalRO, suffix, kind="config", **kwargs)
+
+
+class AreaDetector(Device):
+    """Camera (``cam1:``) and file writer (``HDF1:``) of one ADCore detector.
+
+    Every ``trigger`` takes one frame into a file that is open until the detector is unstaged.
+    Events refer to the frames by ``stream_resource`` and ``stream_datum``: one row of the data set
+    per event. The counters of camera and file are compared for every frame, so that a lost one
+    fails the run.
+
+    Attributes
+    ----------
+    directory : Path or None
+        Folder for the files, as the IOC sees it; made if it is missing.
+    exposure, period
+        Exposure time and shortest time between frames (s).
+    distance, beam_x, beam_y, pixel_x, pixel_y, photon_energy
+        Geometry as the IOC states it: mm, pixels (fs, ss), m, eV.
+    """
+
+    #: Where the file writer puts the frames, and their type.
+    dataset = "/entry/data/data"
+    dtype_numpy = "<u2"
+
+    exposure = _setting("cam1:AcquireTime", units="s")
+    period = _setting("cam1:AcquirePeriod", units="s")
+    distance = _fact("cam1:DetDist_RBV")
+    beam_x = _fact("cam1:BeamX_RBV")
+    beam_y = _fact("cam1:BeamY_RBV")
+    pixel_x = _fact("cam1:XPixelSize_RBV")
+    pixel_y = _fact("cam1:YPixelSize_RBV")
+    photon_energy = _fact("cam1:PhotonEnergy_RBV")
+    manufacturer = _fact("cam1:Manufacturer_RBV", string=True)
+    model = _fact("cam1:Model_RBV", string=True)
+
+    acquire = Cpt(FreshSignal, "cam1:Acquire", kind="omitted")
+    image_mode = Cpt(EpicsSignal, "cam1:ImageMode", kind="omitted", string=True)
+    num_images = Cpt(EpicsSignal, "cam1:NumImages", kind="omitted")
+    array_counter = Cpt(
+        FreshSignal, "cam1:ArrayCounter_RBV", write_pv="cam1:ArrayCounter", kind="omitted"
+    )
+    size_x = Cpt(EpicsSignalRO, "cam1:SizeX_RBV", kind="omitted")
+    size_y = Cpt(EpicsSignalRO, "cam1:SizeY_RBV", kind="omitted")
+
+    file_path = Cpt(EpicsSignal, "HDF1:FilePath", kind="omitted", string=True)
+    file_path_exists = Cpt(FreshSignalRO, "HDF1:FilePathExists_RBV", kind="omitted")
+    file_name = Cpt(EpicsSignal, "HDF1:FileName", kind="omitted", string=True)
+    file_template = Cpt(EpicsSignal, "HDF1:FileTemplate", kind="omitted", string=True)
+    full_file_name = Cpt(EpicsSignalRO, "HDF1:FullFileName_RBV", kind="omitted", string=True)
+    enable_callbacks = Cpt(EpicsSignal, "HDF1:EnableCallbacks", kind="omitted")
+    num_capture = Cpt(EpicsSignal, "HDF1:NumCapture", kind="omitted")
+    num_captured = Cpt(FreshSignalRO, "HDF1:NumCaptured_RBV", kind="omitted")
+    capture = Cpt(FreshSignal, "HDF1:Capture_RBV", write_pv="HDF1:Capture", kind="omitted")
+    dropped = Cpt(FreshSignalRO, "HDF1:DroppedArrays_RBV", kind="omitted")
+    write_status = Cpt(FreshSignalRO, "HDF1:WriteStatus", kind="omitted")
+    write_message = Cpt(EpicsSignalRO, "HDF1:WriteMessage", kind="omitted", string=True)
+
+    def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
+        self.directory: Path | None = None
+        self._operation: Operation | None = None
+        self._armed = False
+        self._captured = 0
+        self._new_row: int | None = None
+        self._resource: Any = None
+        self._resource_is_new = False
+        super().__init__(prefix, name=name, **kwargs)
+
+    @property
+    def image_key(self) -> str:
+        """Data key of the frames."""
+        return f"{self.name}_image"
+
+    def stage(self) -> list[object]:
+        """Get ready; the file is opened by the first `trigger`.
+
+        bluesky's own plans stage the whole beamline for any of its detectors, and a scan of the
+        counters must not leave an empty file behind.
+        """
+        staged: list[object] = super().stage()
+        self._armed = True
+        return staged
+
+    def trigger(self) -> Operation:
+        """Take one frame.
+
+        Returns
+        -------
+        Operation
+            Done when the frame is in the file. It fails with `DetectorError` if camera and file
+            disagree about it, with `ConnectionLostError` if the IOC goes away.
+
+        Raises
+        ------
+        DetectorError
+            If the detector is not staged, or the file writer does not open a file.
+        ConfigurationError
+            If `directory` is not set or the IOC can't see it.
+        ConnectionLostError
+            If the IOC doesn't answer.
+        """
+        if not self._armed:
+            raise DetectorError(f"{self.name} was triggered but is not staged: stage it first.")
+        if self._resource is None:
+            self._open_file()
+        self._new_row = None
+        duration = float(self.exposure.get()) + float(self.period.get())
+        operation = Operation(
+            self,
+            f"frame {self._captured} of {self.acquire.pvname}",
+            timeout_after=duration + _GRACE,
+            busy=self._acquiring,
+            verify=self._verify,
+            error=DetectorError,
+            on_timeout=self._put_stop,
+        )
+        self._operation = operation
+        return operation.begin(self.acquire, 1)
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Describe the frames: type, shape (ss, fs), and that they are outside of the events."""
+        description: dict[str, dict[str, Any]] = super().describe()
+        description[self.image_key] = {
+            "source": f"PV:{self.prefix}cam1:",
+            "dtype": "array",
+            "dtype_numpy": self.dtype_numpy,
+            "shape": [int(self.size_y.get()), int(self.size_x.get())],
+            "external": "STREAM:",
+            "units": "counts",
+        }
+        return description
+
+    def collect_asset_docs(
+        self,
+        index: int | None = None,  # noqa: ARG002  (bluesky's protocol; one frame per event here)
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the documents that refer to the frame just taken.
+
+        Raises
+        ------
+        DetectorError
+            If there is none: an event without its frame would go unnoticed.
+        """
+        if self._new_row is None:
+            raise DetectorError(f"{self.name} was read without a new frame: trigger it first.")
+        row, self._new_row = self._new_row, None
+        if self._resource_is_new:
+            self._resource_is_new = False
+            yield "stream_resource", self._resource.stream_resource_doc
+        yield (
+            "stream_datum",
+            self._resource.compose_stream_datum(indices={"start": row, "stop": row + 1}),
+        )
+
+    def get_index(self) -> int:
+        """Return the number of frames that are in the file."""
+        return self._captured
+
+    def stop(self, *, success: bool = False) -> None:
+        """End a frame of ours that is still being taken; it fails unless `success`."""
+        operation = self._operation
+        if operation is not None and not operation.done:
+            operation.stop_is_success = success
+            operation.stopped = True
+            self._put_stop()
+
+    def pause(self) -> None:
+        """End the frame when a plan is paused: the point is taken again, in another row."""
+        self.stop(success=True)
+
+    def unstage(self) -> list[object]:
+        """Close the file.
+
+        Raises
+        ------
+        DetectorError
+            If the file writer does not close it or lost frames.
+        """
+        self.stop()
+        self._armed = False
+        open_file, self._resource = self._resource, None
+        try:
+            if open_file is not None:
+                self._close_file()
+        finally:
+            unstaged: list[object] = super().unstage()
+        return unstaged
+
+    def _open_file(self) -> None:
+        if self.directory is None:
+            raise ConfigurationError(
+                f"{self.name} has no folder for its frames: set {self.name}.directory, or give "
+                "frames_dir to Beamline."
+            )
+        directory = self.directory.absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        moment = time.strftime("%Y%m%d_%H%M%S")
+        for signal, value in (
+            (self.file_path, f"{directory}/"),
+            (self.file_name, f"{self.name}_{moment}_{uuid.uuid4().hex[:8]}"),
+            (self.file_template, "%s%s.h5"),
+            (self.num_capture, 0),
+            (self.enable_callbacks, 1),
+            (self.image_mode, "Multiple"),
+            (self.num_images, 1),
+            (self.array_counter, 0),
+        ):
+            self._put(signal, value)
+        (exists,) = read_many([self.file_path_exists])
+        if not exists.value:
+            raise ConfigurationError(
+                f"the IOC of {self.prefix} cannot write to {directory} "
+                f"({self.file_path_exists.pvname} is 0): choose a folder that it sees."
+            )
+        self._switch_capture(1)
+        path = self.full_file_name.get()
+        shape = [int(self.size_y.get()), int(self.size_x.get())]
+        self._resource = compose_stream_resource(
+            mimetype="application/x-hdf5",
+            uri=f"file://localhost{quote(path)}",
+            data_key=self.image_key,
+            parameters={"dataset": self.dataset, "chunk_shape": [1, *shape]},
+        )
+        self._resource_is_new = True
+        self._captured = 0
+        self._new_row = None
+
+    def _close_file(self) -> None:
+        (captured, dropped) = read_many([self.num_captured, self.dropped])
+        self._switch_capture(0)
+        if captured.value != self._captured or dropped.value:
+            raise DetectorError(
+                f"the file of {self.name} holds {captured.value} frames where {self._captured} "
+                f"were taken, {dropped.value} were dropped ({self.num_captured.pvname}, "
+                f"{self.dropped.pvname})."
+            )
+
+    def _put(self, signal: Any, value: Any) -> None:
+        try:
+            signal.put(value, wait=True, timeout=_FILE_TIMEOUT)
+        except TimeoutError as error:
+            raise ConnectionLostError(
+                f"{self.name} cannot be set up: {signal.pvname} cannot be written "
+                f"({' '.join(str(error).split())}); is the IOC running?"
+            ) from error
+
+    def _switch_capture(self, wanted: int) -> None:
+        # ADCore completes this put when the capture ends, so completion is not waited for.
+        self.capture.put(wanted, use_complete=False, force=True)
+        deadline = time.monotonic() + _FILE_TIMEOUT
+        while True:
+            capturing, status = read_many([self.capture, self.write_status])
+            if status.value or status.severity >= INVALID:
+                raise DetectorError(
+                    f"the file writer of {self.name} reports: {self.write_message.get()!r} "
+                    f"({self.write_status.pvname}, alarm {status.alarm})."
+                )
+            if capturing.value == wanted:
+                return
+            if time.monotonic() > deadline:
+                raise DetectorError(
+                    f"the file writer of {self.name} did not {'open' if wanted else 'close'} its "
+                    f"file within {_FILE_TIMEOUT:g} s ({self.capture.pvname})."
+                )
+            time.sleep(0.005)
+
+    def _put_stop(self) -> None:
+        if self.acquire.connected:
+            self.acquire.put(0, use_complete=False, force=True)
+
+    def _acquiring(self) -> bool:
+        (acquire,) = read_many([self.acquire])
+        return bool(acquire.value)
+
+    def _verify(self, operation: Operation) -> None:
+        taken, captured, dropped, status = read_many(
+            [self.array_counter, self.num_captured, self.dropped, self.write_status]
+        )
+        before, self._captured = self._captured, int(captured.value)
+        if status.value or status.severity >= INVALID:
+            raise DetectorError(
+                f"{operation.what} was not written: {self.write_message.get()!r} "
+                f"({self.write_status.pvname}, alarm {status.alarm})."
+            )
+        if operation.stopped:
+            if operation.stop_is_success:
+                return
+            raise DetectorError(f"{operation.what} was stopped before its end.")
+        if captured.value != before + 1 or taken.value != captured.value or dropped.value:
+            raise DetectorError(
+                f"{operation.what} is missing: the camera has taken {taken.value} frames, the "
+                f"file holds {captured.value} where {before + 1} were expected, {dropped.value} "
+                f"were dropped ({self.num_captured.pvname}, {self.dropped.pvname})."
+            )
+        self._new_row = before

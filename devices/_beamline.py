@@ -1,0 +1,153 @@
+"""The whole beamline as one device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ophyd import Device
+
+from beamline.core.errors import ConfigurationError, ConnectionLostError
+from devices._area_detector import AreaDetector
+from devices._axis import Axis
+from devices._component import Named
+from devices._counters import IonChambers
+from devices._machine import Attenuator, Environment, Ring, Shutter
+from devices._motors import DetectorArm, Monochromator, SampleStage
+
+__all__ = ["Beamline"]
+
+
+class Beamline(Device):
+    """All devices of the beamline.
+
+    Parameters
+    ----------
+    prefix
+        Prefix of all PVs.
+    name
+        Name of the device itself; the parts have names of their own (``mono``, ``sample``, …), and
+        so have the data keys.
+    frames_dir
+        Folder for the frames of the area detector; see `AreaDetector.directory`.
+
+    Examples
+    --------
+    >>> bl = Beamline("BL02:")
+    >>> bl.connect(timeout=10)
+    >>> RE(linear_scan([bl.counters], bl.sample.x, -1000, 1000, 41))
+    """
+
+    ring = Named(Ring, "RING:", name="ring")
+    shutter = Named(Shutter, "SHUTTER:", name="shutter")
+    attenuator = Named(Attenuator, "ATTEN:", name="attenuator")
+    mono = Named(Monochromator, "MONO:", name="mono")
+    sample = Named(SampleStage, "SAMPLE:", name="sample")
+    det = Named(DetectorArm, "DET:", name="det")
+    counters = Named(IonChambers, "SCALER1", name="counters")
+    area_detector = Named(AreaDetector, "AD1:", name="ad1")
+    environment = Named(Environment, "", name="environment")
+
+    def __init__(
+        self,
+        prefix: str = "BL02:",
+        *,
+        name: str = "beamline",
+        frames_dir: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_control_layer()
+        super().__init__(prefix, name=name, **kwargs)
+        if frames_dir is not None:
+            self.area_detector.directory = Path(frames_dir)
+
+    @property
+    def baseline(self) -> tuple[Device, ...]:
+        """What is recorded before and after every run."""
+        return (
+            self.mono,
+            self.sample,
+            self.det,
+            self.ring,
+            self.shutter,
+            self.attenuator,
+            self.environment,
+        )
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """All motors."""
+        return tuple(device for _, device in self.walk_subdevices() if isinstance(device, Axis))
+
+    def connect(self, timeout: float = 10.0) -> Beamline:
+        """Wait until every PV is connected; return the beamline itself.
+
+        Raises
+        ------
+        ConnectionLostError
+            Naming the PVs that are not there after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        signals = [walk.item for walk in self.walk_signals()]
+        while missing := [signal for signal in signals if not signal.connected]:
+            if time.monotonic() > deadline:
+                raise ConnectionLostError(_not_connected(missing, len(signals), timeout))
+            time.sleep(0.02)
+        # What is left is ophyd's own bookkeeping: the first values of subscriptions.
+        try:
+            self.wait_for_connection(timeout=max(deadline - time.monotonic(), 2.0))
+        except TimeoutError as error:
+            raise ConnectionLostError(
+                f"the PVs of {self.prefix} are connected but some sent no value within "
+                f"{timeout:g} s: {' '.join(str(error).split())}"
+            ) from None
+        return self
+
+    def make_safe(self) -> list[str]:
+        """Stop motors and detectors and close the shutter, at once and without a plan.
+
+        Returns
+        -------
+        list of str
+            What could not be done, one sentence each; empty if all is well.
+        """
+        problems = []
+        moving: list[Any] = [*self.axes, self.counters, self.area_detector]
+        for device in moving:
+            try:
+                device.stop()
+            except Exception as error:  # noqa: BLE001  (the others must be stopped as well)
+                problems.append(f"{device.name} was not stopped: {error}")
+        try:
+            self.shutter.set("Close").wait(self.shutter.travel_timeout)
+        except Exception as error:  # noqa: BLE001
+            problems.append(f"{self.shutter.name} was not closed: {error}")
+        return problems
+
+
+def _not_connected(missing: list[Any], total: int, timeout: float) -> str:
+    names = []
+    for signal in missing:
+        for attribute in ("pvname", "setpoint_pvname"):
+            with contextlib.suppress(AttributeError):
+                names.append(getattr(signal, attribute))
+    names = list(dict.fromkeys(names))
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    addresses = os.environ.get("EPICS_CA_ADDR_LIST", "")
+    return (
+        f"{len(missing)} of {total} signals are not connected after {timeout:g} s: {shown}; is the "
+        f"IOC running, and is its address in EPICS_CA_ADDR_LIST (now {addresses!r})?"
+    )
+
+
+def _check_control_layer() -> None:
+    import ophyd
+
+    if ophyd.cl.name != "pyepics":
+        raise ConfigurationError(
+            f"ophyd uses the control layer {ophyd.cl.name!r} but this beamline needs pyepics: "
+            "unset OPHYD_CONTROL_LAYER and check that 'import epics' works."
+        )

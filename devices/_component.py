@@ -1,0 +1,44 @@
+"""Components with a name of their own, so that data keys are short and the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ophyd import Component
+
+__all__ = ["Named"]
+
+
+class Named(Component):
+    """A component called `name`, where ophyd would call it ``<name of the device>_<attribute>``.
+
+    Parameters
+    ----------
+    cls
+        Class of the component.
+    suffix
+        Added to the prefix of the device.
+    name
+        Name of the component, and so of its data key.
+    **kwargs
+        As for ``ophyd.Component``.
+    """
+
+    def __init__(self, cls: type, suffix: str, *, name: str, **kwargs: Any) -> None:
+        self.own_name = name
+        super().__init__(cls, suffix, **kwargs)
+
+    def create_component(self, instance: Any) -> Any:
+        """Instantiate the component for a device."""
+        kwargs = {
+            keyword: self.maybe_add_prefix(instance, keyword, value)
+            for keyword, value in self.kwargs.items()
+        }
+        return self.cls(
+            self.maybe_add_prefix(instance, "suffix", self.suffix),
+            name=self.own_name,
+            kind=instance._component_kinds[self.attr],  # noqa: SLF001  (as the base class does)
+            attr_name=self.attr,
+            parent=instance,
+            **kwargs,
+        )

@@ -1,0 +1,152 @@
+"""Ion chambers and photon counters: the channels of one scaler record, read as one count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import Device, Kind
+
+from beamline.core.errors import DetectorError
+from devices._component import Named
+from devices._operation import Operation
+from devices._signals import INVALID, FreshSignal, FreshSignalRO, Sample, VerifiedSignal, read_many
+
+__all__ = ["IonChambers"]
+
+#: Seconds that a count may take beyond its counting time.
+_GRACE = 10.0
+
+
+def _channel(number: int, name: str, kind: str = "hinted") -> Any:
+    return Named(FreshSignalRO, f".S{number}", name=name, kind=kind, units="counts")
+
+
+class IonChambers(Device):
+    """The scaler: incident, transmitted, fluorescence, reference and diffracted intensity.
+
+    ``trigger`` counts for the preset time and is done when all counts are in. An event holds the
+    counts and the time counted, all with the time stamp of that count.
+
+    Attributes
+    ----------
+    i0, itrans, ifluor, irefer, idiffr
+        Counts of one exposure. The first four are hinted; ``idiffr``, the point detector on the
+        2θ arm, is recorded without being shown (``idiffr.kind = "hinted"`` shows it).
+    exposure
+        Set: the counting time of the next count (s). Read: the time counted (s).
+    """
+
+    # Channel 1 is the time base; the order of the others is beamline.core.pvs.SCALER_CHANNELS.
+    i0 = _channel(2, "i0")
+    itrans = _channel(3, "itrans")
+    ifluor = _channel(4, "ifluor")
+    irefer = _channel(5, "irefer")
+    idiffr = _channel(6, "idiffr", "normal")
+    exposure = Named(
+        VerifiedSignal,
+        ".T",
+        write_pv=".TP",
+        name="exposure",
+        kind="normal",
+        limits=True,
+        auto_monitor=True,
+        units="s",
+    )
+    count = Cpt(FreshSignal, ".CNT", kind="omitted")
+
+    def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
+        self._operation: Operation | None = None
+        self._latest: dict[str, dict[str, Any]] | None = None
+        self._latched_at: float | None = None
+        super().__init__(prefix, name=name, **kwargs)
+
+    def trigger(self) -> Operation:
+        """Start a count.
+
+        Returns
+        -------
+        Operation
+            Done when the counts are in. It fails with `DetectorError` if nothing was counted or
+            a channel is in alarm, with `ConnectionLostError` if the IOC goes away.
+
+        Raises
+        ------
+        ConnectionLostError
+            If the count can't be started.
+        """
+        self.stop()
+        self._latest = None
+        preset = float(self.exposure.setpoint)
+        operation = Operation(
+            self,
+            f"the count of {preset:g} s on {self.count.pvname}",
+            timeout_after=preset + _GRACE,
+            busy=self._counting,
+            verify=self._verify,
+            error=DetectorError,
+            on_timeout=self._put_stop,
+        )
+        self._operation = operation
+        return operation.begin(self.count, 1)
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return the count just triggered, or else what the scaler holds."""
+        latest, self._latest = self._latest, None
+        return latest if latest is not None else self._reading(read_many(self._recorded()))
+
+    def stop(self, *, success: bool = False) -> None:
+        """End a count of ours that is still running; it fails unless `success`."""
+        operation = self._operation
+        if operation is not None and not operation.done:
+            operation.stop_is_success = success
+            operation.stopped = True
+            self._put_stop()
+
+    def pause(self) -> None:
+        """End the count when a plan is paused: the point is taken again afterwards."""
+        self.stop(success=True)
+
+    def unstage(self) -> list[object]:
+        """End a count that is still running."""
+        self.stop()
+        return super().unstage()
+
+    def _put_stop(self) -> None:
+        if self.count.connected:
+            self.count.put(0, use_complete=False, force=True)
+
+    def _recorded(self) -> list[Any]:
+        return [c for _, c in self._get_components_of_kind(Kind.normal)]
+
+    def _reading(self, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+        latched_at = max(sample.timestamp for sample in samples)
+        return {
+            signal.name: {"value": sample.value, "timestamp": latched_at}
+            for signal, sample in zip(self._recorded(), samples, strict=True)
+        }
+
+    def _counting(self) -> bool:
+        (count,) = read_many([self.count])
+        return bool(count.value)
+
+    def _verify(self, operation: Operation) -> None:
+        signals = self._recorded()
+        count, *samples = read_many([self.count, *signals])
+        for signal, sample in zip(signals, samples, strict=True):
+            if sample.severity >= INVALID:
+                raise DetectorError(
+                    f"{operation.what} failed: {signal.pvname} is in alarm, {sample.alarm}."
+                )
+        if operation.stopped and not operation.stop_is_success:
+            raise DetectorError(f"{operation.what} was stopped before its end.")
+        latched_at = max(sample.timestamp for sample in samples)
+        if not operation.stopped and (count.value or latched_at == self._latched_at):
+            # pyepics reports a refused put like a completed one; the counts are old then.
+            raise DetectorError(
+                f"{operation.what} did not take place: {signals[0].pvname} has the time stamp of "
+                "the count before, or the scaler is counting for somebody else."
+            )
+        self._latched_at = latched_at
+        self._latest = self._reading(samples)

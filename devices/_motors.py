@@ -1,0 +1,66 @@
+"""The groups of motors: monochromator, sample stage, detector arm."""
+
+from __future__ import annotations
+
+from ophyd import Component as Cpt
+from ophyd import Device, EpicsSignal
+
+from beamline.core.units import SI111_D_SPACING
+from devices._axis import Axis
+
+__all__ = ["DetectorArm", "Monochromator", "SampleStage"]
+
+
+class Monochromator(Device):
+    """Si(111) double-crystal monochromator.
+
+    Attributes
+    ----------
+    energy : Axis
+        Photon energy, eV; data key ``mono_energy``.
+    crystal_type, reflection, d_spacing
+        The crystal, its reflection (h, k, l) and the spacing of its planes (Å).
+    """
+
+    energy = Cpt(Axis, "ENERGY")
+
+    crystal_type = "Si"
+    reflection = (1, 1, 1)
+    d_spacing = SI111_D_SPACING
+
+
+class SampleStage(Device):
+    """Sample stage and changer.
+
+    Attributes
+    ----------
+    x, y, z : Axis
+        Position, µm; data keys ``sample_x``, ``sample_y``, ``sample_z``.
+    theta : Axis
+        Rotation, degrees; data key ``sample_theta``.
+    select : EpicsSignal
+        Name of the sample in the beam; configuration ``sample_select``.
+    """
+
+    x = Cpt(Axis, "X")
+    y = Cpt(Axis, "Y")
+    z = Cpt(Axis, "Z")
+    theta = Cpt(Axis, "THETA")
+    select = Cpt(EpicsSignal, "SELECT", kind="config", string=True, put_complete=True)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the samples that are loaded."""
+        return tuple(self.select.enum_strs or ())
+
+
+class DetectorArm(Device):
+    """2θ arm of the point detector.
+
+    Attributes
+    ----------
+    tth : Axis
+        Scattering angle, degrees; data key ``det_tth``.
+    """
+
+    tth = Cpt(Axis, "TTH")
