@@ -20,8 +20,8 @@ __all__ = ["main"]
 
 _log = logging.getLogger("ioc")
 
-#: How long to wait for the device server before serving records that are in alarm (s).
-_FIRST_LINK_TIMEOUT = 3.0
+#: How long to wait for the device server and the frame writer before serving alarms (s).
+_FIRST_LINK_TIMEOUT = 5.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +96,7 @@ async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
     following = asyncio.create_task(database.run())
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FIRST_LINK_TIMEOUT):
-            await database.link.first_attempt()
+            await database.wait_until_ready()
     if not database.link.connected:
         _log.warning("no device server at %s:%d yet: all records are in alarm", host, port)
 

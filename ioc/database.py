@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 
 from beamline.core.errors import BeamlineError
-from beamline.core.pvs import PVS, SCALER_CHANNELS
+from beamline.core.pvs import AREA_DETECTOR, PVS, SCALER_CHANNELS
+from ioc.area_detector import AreaDetector
 from ioc.channel import Enum, Field
 from ioc.link import DeviceLink
 from ioc.mirror import Input, Output
@@ -21,6 +22,8 @@ _log = logging.getLogger("ioc.database")
 
 _CHECK_PERIOD = 0.5
 _SAMPLE = "SAMPLE:SELECT"
+_ENERGY = "MONO:ENERGY"
+_CAMERA = f"{AREA_DETECTOR}:"
 _SCALER_SOURCES = (*SCALER_CHANNELS[1:], "DET:ELAPSED", "DET:COUNTING", "DET:EXPOSURE")
 
 
@@ -52,7 +55,13 @@ class Database:
                     prefix, row, self.link, self.inputs[readback] if readback else None
                 )
         self.scaler = Scaler(prefix, self.link)
-        self.records: list[Record] = [*self.inputs.values(), *self.motors.values(), self.scaler]
+        self.area_detector = AreaDetector(prefix, self.link)
+        self.records: list[Record] = [
+            *self.inputs.values(),
+            *self.motors.values(),
+            self.scaler,
+            *self.area_detector.records,
+        ]
         self._last: dict[str, str] = {}
 
     def channels(self) -> dict[str, Field]:
@@ -64,12 +73,20 @@ class Database:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.link.run())
             tasks.create_task(self._check())
+            tasks.create_task(self.area_detector.files.writer.run())
+
+    async def wait_until_ready(self) -> None:
+        """Wait for the device server and for the frame writer, or for the first failure."""
+        await self.link.first_attempt()
+        if self.link.connected:
+            await self.area_detector.files.ready.wait()
 
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_PERIOD)
             for motor in self.motors.values():
                 motor.check()
+            self.area_detector.check()
 
     # ---- what the link calls
 
@@ -77,6 +94,7 @@ class Database:
         """Give new values to the records, motors and plain records before the scaler."""
         motors: dict[str, dict[str, str]] = {}
         counts: dict[str, str] = {}
+        camera: dict[str, str] = {}
         for name, text in values.items():
             suffix = name.removeprefix(self.prefix)
             record, _, field = suffix.partition(".")
@@ -85,18 +103,25 @@ class Database:
             elif suffix in self.inputs:
                 self._last[suffix] = text
                 self.inputs[suffix].mirror(text, stamp)
+            elif suffix.startswith(_CAMERA):
+                camera[suffix.removeprefix(_CAMERA)] = text
             if suffix in _SCALER_SOURCES:
                 counts[suffix] = text
         for record, changes in motors.items():
             self.motors[record].mirror(changes, stamp)
+        if "RBV" in motors.get(_ENERGY, {}):
+            self.area_detector.set_energy(float(motors[_ENERGY]["RBV"]))
         if counts:
             self.scaler.mirror(counts, stamp)
+        if camera:
+            self.area_detector.mirror(camera)
 
     def link_up(self) -> None:
         """Learn the names of the samples and restore what clients had set."""
         self.link.send("SAMPLES", self._take_samples)
         for motor in self.motors.values():
             motor.restore()
+        self.area_detector.link_up()
 
     def _take_samples(self, answer: object) -> None:
         if isinstance(answer, BeamlineError):
@@ -114,5 +139,6 @@ class Database:
     def link_down(self, reason: str) -> None:
         """Put every record into alarm."""
         _log.warning("all records are in alarm: %s", reason)
-        for record in self.records:
+        for record in (*self.inputs.values(), *self.motors.values(), self.scaler):
             record.lose_link()
+        self.area_detector.lose_link()

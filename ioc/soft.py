@@ -1,0 +1,126 @@
+"""Single-value records that a piece of the IOC owns (area detector PVs)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from caproto import AlarmSeverity, AlarmStatus
+
+from ioc.channel import CharArray, Double, Enum, Field, Long, PutHandler, String
+from ioc.record import Record
+
+__all__ = ["RecordGroup", "Soft"]
+
+_RECORD_TYPES: dict[type[Field], tuple[str, str]] = {
+    Double: ("ai", "ao"),
+    Long: ("longin", "longout"),
+    Enum: ("mbbi", "mbbo"),
+    String: ("stringin", "stringout"),
+    CharArray: ("waveform", "waveform"),
+}
+
+
+class Soft(Record):
+    """A record with one value and no more than the common fields."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[Field],
+        *,
+        put: PutHandler | None = None,
+        read_only: bool = False,
+        **metadata: Any,
+    ) -> None:
+        inputs, outputs = _RECORD_TYPES[kind]
+        if kind is Enum and len(metadata["enum_strings"]) == 2:
+            inputs, outputs = "bi", "bo"
+        super().__init__(name, inputs if read_only else outputs, "")
+        if "units" in metadata:
+            self.add("EGU", String, value=metadata["units"], read_only=True)
+        self.value: Any = self.add("VAL", kind, put=put, read_only=read_only, **metadata)
+
+    def set(self, value: Any) -> None:
+        """Give a new value."""
+        self.touch()
+        self.value.post(value)
+
+
+class RecordGroup:
+    """The records of one plugin, by the part of their name behind the prefix.
+
+    Parameters
+    ----------
+    prefix
+        What their names begin with, for example ``BL02:AD1:cam1:``.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.records: dict[str, Soft] = {}
+
+    def readback(self, name: str, kind: type[Field], value: Any, **metadata: Any) -> None:
+        """Add a record that clients only read."""
+        self.records[name] = Soft(self.prefix + name, kind, value=value, read_only=True, **metadata)
+
+    def setting(
+        self,
+        name: str,
+        kind: type[Field],
+        value: Any,
+        put: PutHandler | None = None,
+        **metadata: Any,
+    ) -> None:
+        """Add a record that clients write, and its ``_RBV`` partner.
+
+        Without a handler a put is taken as it is and shown by the partner.
+        """
+
+        def take(new: Any) -> None:
+            self.set(name, new)
+
+        self.records[name] = Soft(
+            self.prefix + name, kind, value=value, put=put or take, **metadata
+        )
+        self.readback(f"{name}_RBV", kind, value, **metadata)
+
+    def settings(self, names: Sequence[str], kind: type[Field], value: Any) -> None:
+        """Add several settings of the same kind."""
+        for name in names:
+            self.setting(name, kind, value)
+
+    def get(self, name: str) -> Any:
+        """Present value of a record."""
+        return self.records[name].value.current
+
+    def set(self, name: str, value: Any) -> None:
+        """Give a record, and its ``_RBV`` partner, a new value."""
+        self.records[name].set(value)
+        partner = self.records.get(f"{name}_RBV")
+        if partner is not None:
+            partner.set(value)
+
+    def set_text(self, name: str, text: str) -> None:
+        """Give a character waveform, and its partner, a new text (cut to its length)."""
+        self.set(name, text.encode("utf-8")[:1000] + b"\0")
+
+    def text(self, name: str) -> str:
+        """Present text of a character waveform."""
+        return str(self.records[name].value.text)
+
+    def alarm(self, status: AlarmStatus, severity: AlarmSeverity) -> None:
+        """Put all records into the same alarm state."""
+        for record in self.records.values():
+            record.touch()
+            record.set_alarm(status, severity)
+
+    def clear_alarm(self) -> None:
+        """End the alarm of all records."""
+        for record in self.records.values():
+            record.clear_alarm()
+
+    def lose_link(self) -> None:
+        """Mark all records as invalid."""
+        for record in self.records.values():
+            record.lose_link()
