@@ -169,13 +169,12 @@ class _Continued:
         return float(y[0] - slope * np.log(first)), slope
 
     def __call__(self, energy: Array) -> Array:
-        inside = np.clip(energy, self._low, self._high)
-        result = self._function(inside)
-        for beyond, (constant, slope) in (
-            (energy < self._low, self._below),
-            (energy > self._high, self._above),
-        ):
-            result = np.where(beyond, np.exp(constant + slope * np.log(energy)), result)
+        below, above = energy < self._low, energy > self._high
+        inside = ~(below | above)
+        result = np.empty_like(energy)
+        result[inside] = self._function(energy[inside])
+        for beyond, (constant, slope) in ((below, self._below), (above, self._above)):
+            result[beyond] = np.exp(constant + slope * np.log(energy[beyond]))
         return result
 
 
@@ -184,7 +183,7 @@ def _element_parts(element: str, energy: Array) -> tuple[Array, dict[str, tuple[
     import xraydb
 
     def table(e: Array) -> Array:
-        return np.asarray(xraydb.mu_elam(element, e), dtype=np.float64)
+        return np.asarray(xraydb.mu_elam(element, e) if len(e) else e, dtype=np.float64)
 
     found = sorted(
         (float(entry.energy), name)

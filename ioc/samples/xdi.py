@@ -85,8 +85,9 @@ def read_xdi(path: str | os.PathLike[str]) -> Spectrum:
                 " add it to the file."
             )
     columns = _columns(path, header, labels, rows)
-    energy = _energies(path, header, columns)
-    mu, source = _absorption(path, columns)
+    numbers = [number for number, _ in rows]
+    energy = _energies(path, header, columns, numbers)
+    mu, source = _absorption(path, columns, numbers)
     energy, mu, merged = _sorted(energy, mu)
     if len(energy) < _MIN_POINTS:
         raise FileFormatError(
@@ -156,7 +157,7 @@ def _columns(
 ) -> dict[str, Array]:
     names: dict[int, str] = {}
     for key, value in header.items():
-        match = re.fullmatch(r"column\.(\d+)", key)
+        match = re.fullmatch(r"column\.([1-9][0-9]{0,3})", key)
         if match and value:
             names[int(match[1]) - 1] = value.lower().split()[0]
     width = len(rows[0][1])
@@ -175,23 +176,20 @@ def _columns(
                 raise FileFormatError(
                     f"line {number} of {path} holds {word[:20]!r}, expected a number."
                 ) from None
-    used = {name: values[:, i] for i, name in sorted(names.items(), reverse=True) if i < width}
-    known = {"energy", "angle", *(column for _, needed, _ in _RECIPES for column in needed)}
-    for name in known & used.keys():
-        bad = np.flatnonzero(~np.isfinite(used[name]))
-        if len(bad):
-            raise FileFormatError(
-                f"line {rows[bad[0]][0]} of {path} has {name} = {used[name][bad[0]]}, expected a "
-                "finite number."
-            )
-        if name in {"i0", "itrans"}:
-            bad = np.flatnonzero(used[name] <= 0.0)
-            if len(bad):
-                raise FileFormatError(
-                    f"line {rows[bad[0]][0]} of {path} has {name} = {used[name][bad[0]]:g}, "
-                    "expected more than 0: a logarithm is taken of it."
-                )
-    return used
+    # The first of two columns with one name counts.
+    return {name: values[:, i] for i, name in sorted(names.items(), reverse=True) if i < width}
+
+
+def _check(path: Path, lines: list[int], name: str, values: Array, least: float | None) -> None:
+    wrong = ~np.isfinite(values)
+    if least is not None:
+        wrong |= ~(values > least)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        expected = "a number" if least is None else f"a number above {least:g}"
+        raise FileFormatError(
+            f"line {lines[i]} of {path} has {name} = {values[i]:g}, expected {expected}."
+        )
 
 
 #: Name, columns and function for each way to µ, the preferred one first.
@@ -205,17 +203,25 @@ _RECIPES = (
 )
 
 
-def _absorption(path: Path, columns: dict[str, Array]) -> tuple[Array, str]:
+def _absorption(path: Path, columns: dict[str, Array], lines: list[int]) -> tuple[Array, str]:
     for source, needed, function in _RECIPES:
         if all(name in columns for name in needed):
-            return np.asarray(function(*(columns[name] for name in needed))), source
+            for name in needed:
+                # Logarithms are taken of these, or they divide.
+                _check(path, lines, name, columns[name], 0.0 if name in {"i0", "itrans"} else None)
+            with np.errstate(all="ignore"):
+                mu = np.asarray(function(*(columns[name] for name in needed)))
+            _check(path, lines, source, mu, None)
+            return mu, source
     raise FileFormatError(
         f"{path} has the columns {', '.join(sorted(columns)) or '(none named)'}, expected mutrans, "
         "or i0 with itrans, or mufluor, or i0 with ifluor: name them in 'Column.N' header fields."
     )
 
 
-def _energies(path: Path, header: dict[str, str], columns: dict[str, Array]) -> Array:
+def _energies(
+    path: Path, header: dict[str, str], columns: dict[str, Array], lines: list[int]
+) -> Array:
     def units(name: str) -> str:
         for key, value in header.items():
             words = value.lower().split()
@@ -227,6 +233,7 @@ def _energies(path: Path, header: dict[str, str], columns: dict[str, Array]) -> 
         unit = units("energy") or "ev"
         if unit not in _ENERGY_UNITS:
             raise FileFormatError(f"{path} gives energies in {unit!r}, expected eV or keV.")
+        _check(path, lines, "energy", columns["energy"], 0.0)
         energy = columns["energy"] * _ENERGY_UNITS[unit]
     elif "angle" in columns:
         try:
@@ -248,8 +255,6 @@ def _energies(path: Path, header: dict[str, str], columns: dict[str, Array]) -> 
             f"{path} has no energy column, found {', '.join(sorted(columns)) or 'no named columns'}"
             ": name it in a 'Column.N' header field."
         )
-    if np.any(energy <= 0.0):
-        raise FileFormatError(f"{path} has energies that are not positive.")
     return np.asarray(energy, dtype=np.float64)
 
 
