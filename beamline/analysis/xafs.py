@@ -20,7 +20,7 @@ __all__ = ["NormalizedSpectrum", "XAFSProcessor"]
 Array = npt.NDArray[np.float64]
 
 _MIN_POINTS = 10
-_FINE_STEP = 0.05  # eV, of the grid on which derivatives are taken
+_FINE_STEP = 0.03  # eV, of the grid on which derivatives are taken
 _MAX_GRID = 400_000
 _BROAD = 4.0  # eV: an edge is wider than a glitch, narrower than a background
 _WIDTHS = (0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # eV, of the smoothing that refines E0
@@ -86,12 +86,12 @@ class XAFSProcessor:
             If there is no edge, or the arrays are not a spectrum.
         """
         e, m = _checked(energy, mu)
-        step = max(min(_FINE_STEP, float(np.diff(e).min())), float(np.ptp(e)) / _MAX_GRID)
+        step = max(_FINE_STEP, float(np.ptp(e)) / _MAX_GRID)
         grid = np.arange(e[0], e[-1], step)
         fine = np.interp(grid, e, m)
         noise, spacing = _noise(e, m), _local_spacing(e, grid)
 
-        broad = _derivative(fine, step, _BROAD + float(np.median(np.diff(e))) / 4.0)
+        broad = _derivative(fine, step, _BROAD + min(4.0, float(np.median(np.diff(e))) / 4.0))
         centre = self._rough_edge(e, m, grid, broad, noise)
 
         near = np.abs(grid - centre) <= _SEARCH
