@@ -69,7 +69,7 @@ void stills_default(struct stills_config *config)
         .spot_photons = 12000.0,
         .background_photons = 3.0,
         .spot_fwhm_px = 2.2,
-        .visibility_limit = 8.0,
+        .visibility_limit = 6.0,
         .seed = 1,
     };
 }
