@@ -16,6 +16,8 @@ struct key {
     bool integer; /* kept in an int */
 };
 
+static const double frame_queue_max = 1073741824.0;
+
 #define NUMBER(field, low, high) {#field, offsetof(struct config, field), low, high, false}
 #define STILLS(name, field, low, high) \
     {name, offsetof(struct config, stills.field), low, high, false}
@@ -49,6 +51,7 @@ static const struct key keys[] = {
     NUMBER(sample_height_um, 0.1, 1e6),
     NUMBER(stalled_axis, -1, 5),
     NUMBER(frame_queue, 1, 1024),
+    NUMBER(client_patience_s, 0.01, 1e6),
     STILLS("cell_a_A", a, 2, 1000),
     STILLS("cell_b_A", b, 2, 1000),
     STILLS("cell_c_A", c, 2, 1000),
@@ -88,6 +91,7 @@ void config_default(struct config *config)
         .sample_x_um = NAN, .sample_y_um = NAN, .sample_width_um = NAN, .sample_height_um = NAN,
         .stalled_axis = -1,
         .frame_queue = 8,
+        .client_patience_s = 5,
     };
     stills_default(&config->stills);
 }
@@ -170,5 +174,8 @@ const char *config_check(const struct config *config)
         return "ring_min_mA must be below ring_max_mA";
     if (config->stalled_axis != floor(config->stalled_axis))
         return "stalled_axis must be a whole number: 0 for MONO:ENERGY to 5 for DET:TTH";
+    double frame = 2.0 * config->stills.nx * config->stills.ny;
+    if (config->frame_queue * frame > frame_queue_max)
+        return "frame_queue must hold at most 1 GiB of frames";
     return stills_check(&config->stills);
 }

@@ -28,6 +28,7 @@ struct config {
     double sample_x_um, sample_y_um, sample_width_um, sample_height_um;
     double stalled_axis; /* number of a motor that does not move; -1: none */
     double frame_queue;  /* frames held for a consumer that is behind */
+    double client_patience_s; /* until a client that reads nothing is disconnected */
     struct stills_config stills;
 };
 

@@ -12,7 +12,6 @@
  * updates) may queue up to OUTPUT_LIMIT. */
 enum { OUTPUT_HIGH = 64 * 1024, OUTPUT_LIMIT = 1024 * 1024, FRAME_HEADER = 256 };
 
-static const int64_t patience_ns = 5000000000;  /* for a client that reads nothing */
 static const int64_t farewell_ns = 1000000000;  /* for a client that does not close after QUIT */
 static const int64_t turn_ns = 1000000;         /* for one client before others get their turn */
 
@@ -254,7 +253,8 @@ static void connection_ready(struct source *source, unsigned what)
     }
     if (what & POLLER_WRITE)
         connection_send(c);
-    if ((what & POLLER_READ) && !c->in_closed && !c->ended)
+    /* The report may be older than our loss of interest. */
+    if ((what & c->interest & POLLER_READ) && !c->in_closed)
         receive(c);
 }
 
@@ -301,7 +301,8 @@ void connection_send(struct connection *c)
     if (c->out.length == 0)
         after_last_byte(c);
     else if (c->patience.place == 0 && !c->session.frames)
-        timer_set(&c->server->timers, &c->patience, clock_real() + patience_ns);
+        timer_set(&c->server->timers, &c->patience,
+                  clock_real() + (int64_t)(c->server->sim->config.client_patience_s * 1e9));
     if (c->in_closed)
         return;
     if (was_backlogged && !backlogged(c))

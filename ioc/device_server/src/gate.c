@@ -6,8 +6,8 @@
 
 /* Longest time step, and the largest part of a beam, an energy (eV) or an angle (degrees) that anything
  * may move in one; a gate is never cut into more than STEPS_MAX steps. */
-static const double step_s = 1.0, step_beam = 0.1, step_eV = 0.25, step_deg = 0.01;
-enum { STEPS_MAX = 4096 };
+static const double step_s = 5.0, step_beam = 0.1, step_eV = 0.25, step_deg = 0.02, step_tilt = 0.5;
+enum { STEPS_MAX = 1024 };
 
 void gate_open(struct gate *gate, const struct sim *sim, double t)
 {
@@ -24,7 +24,7 @@ static int steps_needed(const struct sim *sim, double from, double to)
         [MOTOR_X] = step_beam * config->beam_fwhm_x_um,
         [MOTOR_Y] = step_beam * config->beam_fwhm_y_um,
         [MOTOR_Z] = INFINITY,
-        [MOTOR_THETA] = step_deg,
+        [MOTOR_THETA] = step_tilt,
         [MOTOR_TTH] = step_deg,
     };
     double steps = (to - from) / step_s;

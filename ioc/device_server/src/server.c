@@ -57,11 +57,12 @@ static void listener_ready(struct source *source, unsigned what)
     for (int i = 0; i < ACCEPTS_MAX; i++) {
         int on = 1, descriptor = accept(source->descriptor, NULL, NULL);
         if (descriptor < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+            int why = errno;
+            if (why == ECONNABORTED || why == EINTR)
+                continue;
+            if (why == EMFILE || why == ENFILE || why == ENOMEM || why == ENOBUFS)
                 refuse(server);
-            if (errno != ECONNABORTED && errno != EINTR)
-                return;
-            continue;
+            return;
         }
         prepare_descriptor(descriptor);
         setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);

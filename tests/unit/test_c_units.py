@@ -1,0 +1,82 @@
+"""The C units of the device server, compiled with the sanitizers where the compiler has them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+DEVICE_SERVER = Path(__file__).parents[2] / "ioc" / "device_server"
+SOURCES = sorted((DEVICE_SERVER / "src").glob("*.c"))
+TESTS = sorted((DEVICE_SERVER / "tests").glob("test_*.c"))
+FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
+SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# Statistics over many frames: minutes under a sanitizer would buy little, meson runs them so.
+PLAIN = {"test_stills"}
+
+CC = shlex.split(os.environ.get("CC", "cc"))
+
+
+def compile_(arguments: list[str]) -> None:
+    done = subprocess.run([*CC, *FLAGS, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def objects(directory: Path, flags: list[str]) -> list[str]:
+    directory.mkdir()
+    sources = [source for source in SOURCES if source.name != "main.c"]
+    targets = [str(directory / source.with_suffix(".o").name) for source in sources]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(compile_, [*flags, "-c", str(source), "-o", target])
+            for source, target in zip(sources, targets, strict=True)
+        ]
+        for job in jobs:
+            job.result()
+    return targets
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    if shutil.which(CC[0]) is None:
+        pytest.skip(f"no C compiler {CC[0]!r} on PATH")
+    root = tmp_path_factory.mktemp("c")
+    probe = root / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    works = subprocess.run(
+        [*CC, *SANITIZERS, str(probe), "-o", str(root / "probe")], capture_output=True
+    )
+    sanitizers = SANITIZERS if works.returncode == 0 else ["-O1"]
+    kinds = {
+        False: (sanitizers, objects(root / "checked", sanitizers)),
+        True: (["-O2"], objects(root / "plain", ["-O2"])),
+    }
+    programs = {}
+    for test in TESTS:
+        flags, linked = kinds[test.stem in PLAIN]
+        programs[test.stem] = root / test.stem
+        compile_([*flags, str(test), *linked, "-o", str(programs[test.stem]), "-lm"])
+    return programs
+
+
+@pytest.mark.parametrize("name", [test.stem for test in TESTS])
+def test_c_unit(built: dict[str, Path], name: str) -> None:
+    done = subprocess.run([str(built[name])], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_meson_knows_every_source_and_test() -> None:
+    text = (DEVICE_SERVER / "meson.build").read_text()
+    known = set(re.findall(r"'src/(\w+\.c)'", text))
+    assert known == {source.name for source in SOURCES}
+    names = re.search(r"foreach name : \[(.*?)\]", text)
+    assert names is not None
+    assert set(re.findall(r"'(\w+)'", names[1])) == {
+        test.stem.removeprefix("test_") for test in TESTS
+    }
