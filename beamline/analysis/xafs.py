@@ -107,7 +107,7 @@ class XAFSProcessor:
             blur = noise * np.sqrt(spacing[peak] / (4.0 * np.sqrt(np.pi) * width**3))
             if slope[peak] > 25.0 * blur:
                 break
-        return float(_parabola(grid, slope, peak))
+        return _summit(grid, slope, peak)
 
     def _rough_edge(self, e: Array, m: Array, grid: Array, broad: Array, noise: float) -> float:
         typical = float(np.median(broad))
@@ -266,15 +266,19 @@ def _width_at_half(grid: Array, values: Array, peak: int, base: float) -> float:
     return float(grid[peak + right[0]] - grid[left[-1]])
 
 
-def _parabola(grid: Array, values: Array, peak: int) -> float:
-    """Position of a maximum from the point and its two neighbours."""
-    if not 0 < peak < len(grid) - 1:
+def _summit(grid: Array, values: Array, peak: int) -> float:
+    """Position of a maximum: of the parabola through all that is near it in height."""
+    low = values < 0.9 * values[peak]
+    left, right = np.flatnonzero(low[:peak]), np.flatnonzero(low[peak:])
+    start = int(left[-1]) + 1 if len(left) else 0
+    stop = peak + int(right[0]) if len(right) else len(grid)
+    if stop - start < 4:
         return float(grid[peak])
-    left, top, right = values[peak - 1 : peak + 2]
-    bend = left - 2.0 * top + right
-    if not (np.isfinite(bend) and bend < 0.0):
+    x = grid[start:stop] - grid[peak]
+    bend, slope, _ = np.polyfit(x, values[start:stop] / values[peak], 2)
+    if not bend < 0.0:
         return float(grid[peak])
-    return float(grid[peak] + 0.5 * (left - right) / bend * (grid[1] - grid[0]))
+    return float(grid[peak] + np.clip(-0.5 * slope / bend, x[0], x[-1]))
 
 
 def _cut(
