@@ -162,7 +162,9 @@ class FilePlugin:
             raise PutRefusedError(f"{where}: the frame writer gets no frames from the server.")
         folder = Path(directory)
         try:
-            path = Path(template % (directory, name, number))
+            # As with ADCore's printf, a template may leave out the last of the three.
+            taken = template.replace("%%", "").count("%")
+            path = Path(template % (directory, name, number)[:taken])
         except (TypeError, ValueError) as error:
             raise PutRefusedError(
                 f"{where}: FileTemplate {template!r} must take path, name and number: {error}."

@@ -10,6 +10,7 @@ import click
 
 from beamline import __version__
 from beamline.core.errors import BeamlineError
+from beamline.core.shadowing import check_packages
 
 __all__ = ["main"]
 
@@ -36,6 +37,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
+        if cmd_name != "doctor":  # which says it in its own words
+            check_packages()
         command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
         return command
 
@@ -53,9 +56,6 @@ def _beamline() -> None:
 def main(argv: list[str] | None = None) -> Any:
     """Run the command line; errors of this project become one sentence and exit status 1."""
     try:
-        from beamline.core.shadowing import check_packages
-
-        check_packages()
         return _beamline.main(args=argv, prog_name="beamline", standalone_mode=False) or 0
     except click.exceptions.Abort:
         click.echo("beamline: interrupted.", err=True)

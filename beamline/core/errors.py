@@ -17,6 +17,7 @@ __all__ = [
     "MotionError",
     "MotorLimitError",
     "ProcessError",
+    "ShadowedPackageError",
     "SpectrumError",
     "TruthError",
 ]
@@ -64,6 +65,10 @@ class FileFormatError(BeamlineError, ValueError):
 
 class ProcessError(BeamlineError, RuntimeError):
     """A supervised process did not start, or ended when it should not have."""
+
+
+class ShadowedPackageError(BeamlineError, ImportError):
+    """A file of the user hides one of this distribution's packages."""
 
 
 class TruthError(BeamlineError, AssertionError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from beamline.core.errors import ShadowedPackageError
+
 __all__ = ["check_packages", "shadowed_packages"]
 
 _SIBLINGS = ("devices", "callbacks", "ioc")
@@ -27,11 +29,15 @@ def shadowed_packages() -> dict[str, str]:
 
 
 def check_packages() -> None:
-    """Raise ImportError naming the file that hides one of our packages, if any does."""
+    """Make sure that our packages are the ones that Python finds.
+
+    Raises
+    ------
+    ShadowedPackageError
+        Naming the file that hides one of them.
+    """
     for name, origin in shadowed_packages().items():
-        raise ImportError(
+        raise ShadowedPackageError(
             f"the package {name!r} of beamline-dataflow is hidden by {origin}: "
-            "rename that file, or start Python in another folder.",
-            name=name,
-            path=origin,
+            "rename that file, or start Python in another folder."
         )
