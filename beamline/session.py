@@ -247,7 +247,7 @@ class Session:
             )
             undo.pop_all()
         # A session that is forgotten, or an interpreter that ends, leaves no process behind.
-        self._finalizer = weakref.finalize(self, _close, self.store, simulation)
+        self._finalizer = weakref.finalize(self, _close, self.store, self.beamline, simulation)
 
     @property
     def plans(self) -> ModuleType:
@@ -285,8 +285,10 @@ class Session:
         self.close()
 
 
-def _close(store: DataStore, simulation: Simulation | None) -> None:
+def _close(store: DataStore, beamline: Beamline, simulation: Simulation | None) -> None:
     store.close()
+    # Before the IOC goes: the Channel Access library complains about circuits that break.
+    beamline.destroy()
     if simulation is not None:
         simulation.stop()
 
