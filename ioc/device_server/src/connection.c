@@ -47,7 +47,7 @@ static bool backlogged(const struct connection *c)
 static void set_interest(struct connection *c)
 {
     unsigned interest = (c->ended || c->in_unread || backlogged(c) ? 0u : POLLER_READ)
-                        | (c->out.length > 0 ? POLLER_WRITE : 0u);
+                        | (c->blocked ? POLLER_WRITE : 0u);
     if (interest != c->interest
         && poller_change(c->server->poller, c->source.descriptor, interest, &c->source))
         c->interest = interest;
@@ -276,8 +276,8 @@ static void after_last_byte(struct connection *c)
 void connection_send(struct connection *c)
 {
     bool was_backlogged = backlogged(c);
-    bool stuck = false;
-    while (!c->in_closed && c->out.length > 0 && !stuck) {
+    c->blocked = false;
+    while (!c->in_closed && c->out.length > 0 && !c->blocked) {
         ssize_t sent = send(c->source.descriptor, c->out.data + c->out.start, c->out.length,
                             MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
@@ -286,7 +286,7 @@ void connection_send(struct connection *c)
             connection_close(c);
             return;
         }
-        stuck = sent < 0 || (size_t)sent < c->out.length;
+        c->blocked = sent < 0 || (size_t)sent < c->out.length;
         if (sent > 0) {
             buffer_consume(&c->out, (size_t)sent);
             timer_cancel(&c->server->timers, &c->patience);

@@ -21,6 +21,7 @@ struct connection {
     struct connection *next, *previous, *next_unread, *next_unsent, *next_closed;
     unsigned interest;
     bool in_unread, in_unsent, in_closed;
+    bool blocked;    /* the socket takes no more output at present */
     bool ended;      /* the client has sent its last byte */
     bool leaving;    /* after QUIT: sends the rest, then waits for the client to close */
     bool shut;       /* the sending direction is closed */

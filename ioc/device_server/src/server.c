@@ -245,8 +245,7 @@ static void send_unsent(struct server *server)
         struct connection *c = server->unsent;
         server->unsent = c->next_unsent;
         c->in_unsent = false;
-        /* With write interest set, the socket is known to be full. */
-        if (!c->in_closed && !(c->interest & POLLER_WRITE))
+        if (!c->in_closed && !c->blocked)
             connection_send(c);
     }
 }
