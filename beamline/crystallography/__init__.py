@@ -1,0 +1,1 @@
+"""Serial crystallography: peaks on frames, detector geometry, CXI files."""
