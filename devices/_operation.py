@@ -19,8 +19,8 @@ from beamline.core.errors import ConnectionLostError
 __all__ = ["Operation", "StillBusy"]
 
 _TICK = 0.25
-#: An IOC that does not answer for this long while something is pending counts as dead.
-_LIVENESS_INTERVAL = 2.0
+#: How often (s) the IOC is asked about something that is pending.
+_LIVENESS_INTERVAL = 1.0
 
 
 class StillBusy(Exception):  # noqa: N818  (a state, not an error)

@@ -151,14 +151,21 @@ def guarded_run(
         if shutter is not None:
             yield from bps.abs_set(shutter, "Open", wait=True)
         token = yield Msg("subscribe", None, note_baseline, "descriptor")
-        uid = yield from bpp.run_wrapper(
-            # The stop document comes last: the frames are complete by then, the shutter is closed.
+        uid = yield from bps.open_run(dict(metadata))
+        # The stop document comes last: the frames are complete by then, the shutter is closed.
+        yield from bpp.contingency_wrapper(
             bpp.contingency_wrapper(take_points(), except_plan=make_safe, else_plan=close),
-            md=dict(metadata),
+            except_plan=close_failed_run,
+            else_plan=bps.close_run,
         )
         if token is not None:
             yield Msg("unsubscribe", None, token=token)
         return uid
+
+    def close_failed_run(error: Exception) -> Plan:
+        # An aborted run is left to the RunEngine: it knows the reason that was given.
+        if not isinstance(error, RunEngineControlException):
+            yield from bps.close_run(exit_status="fail", reason=str(error))
 
     def note_baseline(name: str, doc: Mapping[str, Any]) -> None:  # noqa: ARG001
         if doc.get("name") == "baseline":
