@@ -160,6 +160,17 @@ class JournalReader:
                 )
             return
 
+    def lengths(self) -> Iterator[int]:
+        """Yield the bytes of each document, without reading it."""
+        position = self._stream.seek(len(MAGIC))
+        size = self.size
+        while position + _RECORD.size <= size:
+            array, uint32, _, kind, length = _RECORD.unpack(self._stream.read(_RECORD.size))
+            if (array, uint32, kind) != (_ARRAY2, _UINT32, _BIN32):
+                return
+            yield length
+            position = self._stream.seek(length, 1)
+
     def _next(self, size: int) -> tuple[str, dict[str, Any]] | str | None:
         """Return the record here, None at the footer, or what is wrong."""
         position = self._stream.tell()

@@ -86,7 +86,7 @@ class Journal:
             Return only so many of the latest.
         """
         found: list[RunSummary] = []
-        for day in self._days():
+        for day in self.days():
             enough = limit is not None and len(found) >= limit
             found += self._summaries(day)
             if enough:
@@ -130,25 +130,32 @@ class Journal:
 
     def paths(self) -> Iterator[Path]:
         """Yield all journal files, latest day first."""
-        for day in self._days():
-            yield from self._files(day)
+        for day in self.days():
+            yield from self.files(day)
 
-    def _days(self) -> list[Path]:
+    def days(self) -> list[Path]:
+        """Return the folders of the days, the latest first."""
         try:
             return sorted((p for p in self.directory.iterdir() if p.is_dir()), reverse=True)
         except OSError:
             return []
 
     @staticmethod
-    def _files(day: Path) -> list[Path]:
+    def files(day: Path) -> list[Path]:
+        """Return the journal files of one day."""
         try:
             return sorted(p for p in day.iterdir() if p.name.endswith(SUFFIX))
         except OSError:
             return []
 
+    @staticmethod
+    def uid_of(path: Path) -> str:
+        """Return the uid of the run that a file of this name holds."""
+        return unquote(path.name.removesuffix(SUFFIX))
+
     def _summaries(self, day: Path) -> list[RunSummary]:
         found = []
-        for path in self._files(day):
+        for path in self.files(day):
             try:
                 found.append(summarize(path))
             except FileFormatError as error:
@@ -161,23 +168,24 @@ class Journal:
         if len(matches) == 1:
             return summarize(matches[0])
         if matches:
-            some = ", ".join(_uid_of(path) for path in matches[:3])
+            some = ", ".join(self.uid_of(path) for path in matches[:3])
             raise MissingError(
                 f"{len(matches)} runs begin with {prefix!r} in {self.directory} ({some}"
                 f"{', …' if len(matches) > 3 else ''}): give more characters."
             )
-        uids = [_uid_of(path) for path in self.paths()]
+        uids = [self.uid_of(path) for path in self.paths()]
         near = difflib.get_close_matches(prefix, [uid[: len(prefix)] for uid in uids], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"{self._inventory(self.runs(limit=1))}."
         raise MissingError(f"no run {prefix!r} in {self.directory}: {hint}")
 
     def _by_scan_id(self, number: int, text: str) -> RunSummary:
-        for day in self._days():
+        for day in self.days():
             matches = [run for run in self._summaries(day) if run.scan_id == number]
             if matches:
                 return max(matches, key=lambda run: run.time)
         runs = self.runs()
-        if any(run.uid.startswith(text) for run in runs):
+        # A short number is meant as a scan_id, though some uid will begin with it.
+        if len(text) >= 6 and any(run.uid.startswith(text) for run in runs):
             return self._by_uid(text)
         near = sorted(
             {run.scan_id for run in runs if run.scan_id is not None},
@@ -266,7 +274,3 @@ def count_events(documents: JournalReader) -> dict[str, int]:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _uid_of(path: Path) -> str:
-    return unquote(path.name.removesuffix(SUFFIX))

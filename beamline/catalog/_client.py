@@ -1,0 +1,171 @@
+"""Opening the catalogue: tiled in process over two SQLite files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from beamline.catalog._ledger import catalog_lock
+from beamline.core.errors import BeamlineError
+
+__all__ = ["CatalogError", "open_catalog", "opened"]
+
+_DATABASE = "catalog.db"
+_TABLES = "tables.db"
+_ARRAYS = "arrays"
+
+
+class CatalogError(BeamlineError, RuntimeError):
+    """The catalogue can't be opened, or a run can't be brought into it."""
+
+
+def open_catalog(
+    data_dir: str | os.PathLike[str], *, readable_storage: Sequence[str | os.PathLike[str]] = ("/",)
+) -> Any:
+    """Open the catalogue of a data directory; made empty if there is none.
+
+    The first call takes a few seconds (it imports tiled). Runs that arrive later are seen at the
+    next question; nothing needs to be reopened.
+
+    Parameters
+    ----------
+    data_dir
+        The catalogue is in ``catalog/`` below it.
+    readable_storage
+        Directories whose files (detector frames) may be read. All by default: this is a process
+        of the user, who can read them anyway.
+
+    Returns
+    -------
+    bluesky_tiled_plugins.CatalogOfBlueskyRuns
+        In order of the runs' start: ``catalog[-1]`` is the latest, ``catalog[12]`` the latest with
+        that scan_id, ``catalog["4f1c0d"]`` by uid. ``run.primary.read()`` is an xarray Dataset;
+        ``run.documents()`` gives documents equal in content, while the journal gives them exactly.
+
+    Raises
+    ------
+    CatalogError
+        If the files can't be made, or are damaged or of another version of tiled.
+    """
+    directory = Path(data_dir).resolve() / "catalog"
+    if set("?#") & set(str(directory)):
+        raise CatalogError(
+            f"cannot use the catalogue in {directory}: tiled takes paths for addresses, which have "
+            "no '?' and no '#'; choose another data directory."
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not (directory / _DATABASE).exists():
+            with _import_quietly(), catalog_lock(directory):
+                _in_thread(_create_database, directory / _DATABASE)
+        client = _connect(directory, readable_storage)
+    except BeamlineError:
+        raise
+    except OSError as error:
+        raise CatalogError(f"cannot use the catalogue in {directory}: {error}.") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CatalogError(
+            f"cannot open the catalogue in {directory}: {reason[:200]}; it can be made anew from "
+            "the journal with 'beamline catalog sync --rebuild'."
+        ) from error
+    # The order of arrival would put a run that was recovered after a crash last.
+    return client.sort(("start.time", 1))
+
+
+@contextlib.contextmanager
+def opened(data_dir: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open the catalogue for a while; its threads and files are closed afterwards."""
+    client = open_catalog(data_dir)
+    try:
+        yield client
+    finally:
+        client.context.close()
+
+
+def _connect(directory: Path, readable_storage: Sequence[str | os.PathLike[str]]) -> Any:
+    with _import_quietly():
+        from bluesky_tiled_plugins.exporters import json_seq_exporter
+        from tiled.catalog.adapter import from_uri
+        from tiled.client import from_context
+        from tiled.client.context import Context
+        from tiled.media_type_registration import default_serialization_registry
+        from tiled.server.app import build_app
+
+        logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
+        # Without it run.documents() is answered with "406 Not Acceptable".
+        default_serialization_registry.register(
+            "BlueskyRun", "application/json-seq", json_seq_exporter
+        )
+        tree = from_uri(
+            _sqlite(directory / _DATABASE),
+            # DuckDB, the usual choice for tables, lets one process only have the file open.
+            writable_storage=[directory / _ARRAYS, f"sqlite:///{directory / _TABLES}"],
+            readable_storage=[str(path) for path in readable_storage],
+            specs=[{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
+        )
+        context = Context.from_app(build_app(tree), show_progress=False)
+    return from_context(context)
+
+
+def _create_database(path: Path) -> None:
+    """Make an empty database under another name first: one that is there is whole."""
+    if path.exists():  # another process was quicker
+        return
+    import asyncio
+
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from tiled.alembic_utils import stamp_head
+    from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PATH
+    from tiled.catalog.core import initialize_database
+
+    unfinished = path.with_name(f"{path.name}.part")
+    for left in path.parent.glob(f"{unfinished.name}*"):
+        left.unlink()
+    uri = _sqlite(unfinished)
+
+    async def create() -> None:
+        engine = create_async_engine(uri)
+        try:
+            await initialize_database(engine)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(create())
+    stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
+    unfinished.rename(path)
+
+
+def _in_thread(function: Any, *arguments: Any) -> None:
+    """Call where no event loop runs, as one does in a notebook's main thread."""
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function(*arguments)
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            failures.append(error)
+
+    thread = threading.Thread(target=call, name="catalog-init")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _sqlite(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@contextlib.contextmanager
+def _import_quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*httpx.*")
+        yield

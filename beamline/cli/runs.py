@@ -1,0 +1,71 @@
+"""``beamline runs``: the recorded runs as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from beamline.cli import options
+
+
+@click.command(name="runs")
+@options.config
+@options.data_dir
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Show only so many of the latest runs.",
+)
+def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None:
+    """List the recorded runs, the latest last.
+
+    The list is read from the journal: no IOC, no server and no catalogue is needed.
+    """
+    from datetime import datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from beamline.core.config import load_settings
+    from beamline.documents.journal import Journal
+
+    settings = load_settings(config_path, data_dir=data_dir)
+    journal = Journal(settings.data_dir / "journal")
+    runs = journal.runs(limit)
+    if not runs:
+        click.echo(f"No runs are recorded in {journal.directory}.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (
+        ("scan_id", "right"),
+        ("uid", "left"),
+        ("plan", "left"),
+        ("sample", "left"),
+        ("started", "left"),
+        ("duration", "right"),
+        ("events", "left"),
+        ("status", "left"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=heading in ("uid", "started"))  # type: ignore[arg-type]
+    for run in runs:
+        table.add_row(
+            str(run.scan_id if run.scan_id is not None else ""),
+            run.uid[:8],
+            run.plan_name or "",
+            run.sample or "",
+            datetime.fromtimestamp(run.time).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            f"{run.duration:.1f} s" if run.duration is not None else "",
+            " ".join(f"{stream}:{count}" for stream, count in run.num_events.items()),
+            run.exit_status + (f": {run.reason}" if run.reason else ""),
+        )
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width to fit into: nothing may be cut off for the next program.
+        console = Console(width=1000, soft_wrap=True)
+    console.print(table)
+    for run in runs:
+        if run.damage:
+            click.echo(f"{run.path}: {run.damage}", err=True)

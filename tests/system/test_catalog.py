@@ -1,0 +1,616 @@
+"""The catalogue with the real stack: RunEngine, journal, feeding process, tiled, databroker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import event_model
+import h5py
+import numpy as np
+import pytest
+
+from beamline.catalog import CatalogError, CatalogFeed, open_catalog, sync_catalog
+from beamline.catalog._client import opened
+from beamline.documents import Fanout, Journal, JournalWriter
+from beamline.documents.replay import CUT_OFF
+
+pytestmark = pytest.mark.system
+
+NUMBER = {"source": "sim", "dtype": "number", "shape": []}
+
+
+def record(
+    data_dir, rows=5, keys=None, values=None, pages=False, stop=True, begun=None, **metadata
+):
+    """Write one run into the journal; return its uid."""
+    keys = keys or {"x": NUMBER}
+    run = event_model.compose_run(metadata=metadata, time=begun)
+    descriptor = run.compose_descriptor(name="primary", data_keys=keys)
+    with JournalWriter(data_dir / "journal") as writer:
+        writer("start", run.start_doc)
+        writer("descriptor", descriptor.descriptor_doc)
+        values = values if values is not None else [{"x": float(i)} for i in range(rows)]
+        events = [
+            descriptor.compose_event(
+                data=value, timestamps=dict.fromkeys(value, 1.0), validate=False
+            )
+            for value in values
+        ]
+        if pages:
+            writer("event_page", event_model.pack_event_page(*events))
+        else:
+            for event in events:
+                writer("event", event)
+        if stop:
+            writer("stop", run.compose_stop())
+    return run.start_doc["uid"]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A fed catalogue with real runs in it: data directory, feed, client, live documents."""
+    from bluesky import RunEngine, plan_stubs, plans
+    from bluesky.preprocessors import baseline_wrapper, run_wrapper
+    from ophyd.sim import SynAxis, SynGauss
+
+    data_dir = tmp_path_factory.mktemp("with space µ")
+    live = []
+    with CatalogFeed(data_dir) as feed:
+        motor = SynAxis(name="sample_x")
+        other = SynAxis(name="sample-y")
+        counter = SynGauss("i0", motor, "sample_x", center=0, Imax=1000, noise="uniform")
+        engine = RunEngine({"sample": {"name": "Cu"}})
+        journal = JournalWriter(data_dir / "journal")
+        engine.subscribe(Fanout(journal, lambda name, doc: live.append((name, doc))))
+        uids = []
+        uids += engine(
+            baseline_wrapper(plans.scan([counter, other], motor, -1, 1, 11), [motor, other])
+        )
+        uids += engine(plans.count([counter], 3))
+
+        def lost():
+            yield from plan_stubs.trigger_and_read([counter])
+            raise RuntimeError("beam lost")
+
+        with pytest.raises(RuntimeError):
+            engine(run_wrapper(lost()))
+        uids.append(journal.last_uid)
+        for uid in uids:
+            feed.wait(uid, 60)
+        client = open_catalog(data_dir)
+        yield data_dir, feed, client, live, uids
+        client.context.close()
+
+
+def test_runs_are_found_by_index_scan_id_and_uid(session):
+    _, _, catalog, _, uids = session
+    assert len(catalog) == 3
+    assert catalog[-1].start["uid"] == uids[2]
+    assert catalog[-2].start["scan_id"] == 2
+    assert catalog[1].start["uid"] == uids[0]
+    assert catalog[uids[1]].start["uid"] == uids[1]
+    assert catalog[uids[1][:8]].start["uid"] == uids[1]
+    for wrong in (99, -9, "zzzzzzzz"):
+        with pytest.raises((KeyError, IndexError)):
+            catalog[wrong]
+
+
+def test_data_are_those_of_the_events(session):
+    _, _, catalog, live, uids = session
+    descriptors = {
+        doc["uid"]
+        for name, doc in live
+        if name == "descriptor" and doc["run_start"] == uids[0] and doc["name"] == "primary"
+    }
+    events = [doc for name, doc in live if name == "event" and doc["descriptor"] in descriptors]
+    run = catalog[1]
+    assert set(run) == {"primary", "baseline"}
+    data = run.primary.read()
+    assert data.sizes == {"time": 11}
+    for key in ("sample_x", "sample_x_setpoint", "i0", "sample-y"):
+        assert data[key].values.tolist() == [event["data"][key] for event in events]
+    assert data["time"].values.tolist() == [event["time"] for event in events]
+    assert run.baseline.read().sizes == {"time": 2}
+    start = next(doc for name, doc in live if name == "start" and doc["uid"] == uids[0])
+    assert run.start["plan_name"] == "scan"
+    assert run.start["sample"] == start["sample"]
+    assert run.stop["num_events"] == {"primary": 11, "baseline": 2}
+
+
+def test_a_failed_run_is_there_and_says_why(session):
+    _, _, catalog, _, _ = session
+    assert catalog[-1].stop["exit_status"] == "fail"
+    assert "beam lost" in catalog[-1].stop["reason"]
+    assert len(catalog[-1].primary.read()["time"]) == 1
+
+
+def test_documents_come_out(session):
+    """Equal in content; uids of events are made anew (the journal keeps them)."""
+    data_dir, _, catalog, _, uids = session
+    recorded = list(Journal(data_dir / "journal").documents(uids[0]))
+    documents = list(catalog[uids[0]].documents())
+    names = [name for name, _ in documents]
+    assert (names[0], names[-1]) == ("start", "stop")
+    assert names.count("event") == 13
+    for stream, count in (("primary", 11), ("baseline", 2)):
+        rows = []
+        for source in (recorded, documents):
+            (descriptor,) = [
+                d["uid"] for n, d in source if n == "descriptor" and d["name"] == stream
+            ]
+            rows.append(
+                [d["data"] for n, d in source if n == "event" and d["descriptor"] == descriptor]
+            )
+        assert rows[0] == rows[1]
+        assert len(rows[0]) == count
+
+
+def test_searches(session):
+    from databroker.queries import ScanIDRange
+    from tiled.queries import Eq, Key
+
+    _, _, catalog, _, uids = session
+    assert [run.start["uid"] for run in catalog.search(Eq("plan_name", "count")).values()] == [
+        uids[1]
+    ]
+    assert len(catalog.search(Key("start.sample.name") == "Cu")) == 3
+    assert len(catalog.search(ScanIDRange(1, 3))) == 2
+
+
+def test_new_runs_are_seen_by_an_open_client_in_order_of_start(session):
+    data_dir, feed, catalog, _, _ = session
+    uid = record(data_dir, scan_id=50)
+    feed.wait(uid)
+    assert catalog[-1].start["uid"] == uid
+    # One that is recorded late but began earlier does not become the latest.
+    old = record(data_dir, scan_id=51, begun=time.time() - 86400)
+    feed.wait(old)
+    assert catalog[-1].start["uid"] == uid
+    assert catalog[51].start["uid"] == old
+
+
+def test_frames_are_read_through_references(session):
+    data_dir, feed, catalog, _, _ = session
+    frames = np.arange(5 * 4 * 3, dtype="<u2").reshape(5, 4, 3)
+    file = data_dir / "frames" / "run.h5"
+    file.parent.mkdir()
+    # The file stays open in another process, as in a detector's writer, which locks it.
+    code = """
+        import sys, h5py, numpy as np
+        frames = np.arange(60, dtype="<u2").reshape(5, 4, 3)
+        file = h5py.File(sys.argv[1], "w")
+        file.create_dataset("/entry/data/data", data=frames, chunks=(1, 4, 3))
+        file.flush()
+        print("ready", flush=True)
+        sys.stdin.read()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writing:
+        assert writing.stdout.readline() == "ready\n"
+        run = event_model.compose_run(metadata={"scan_id": 60})
+        image = {
+            "source": "",
+            "dtype": "array",
+            "shape": [4, 3],
+            "dtype_numpy": "<u2",
+            "external": "STREAM:",
+        }
+        descriptor = run.compose_descriptor(name="primary", data_keys={"im": image, "x": NUMBER})
+        resource = run.compose_stream_resource(
+            mimetype="application/x-hdf5",
+            uri=file.as_uri().replace("file://", "file://localhost"),
+            data_key="im",
+            parameters={"dataset": "/entry/data/data", "chunk_shape": [1, 4, 3]},
+        )
+        with JournalWriter(data_dir / "journal") as writer:
+            writer("start", run.start_doc)
+            writer("descriptor", descriptor.descriptor_doc)
+            writer("stream_resource", resource.stream_resource_doc)
+            for i in range(5):
+                writer(
+                    "stream_datum",
+                    resource.compose_stream_datum(
+                        indices={"start": i, "stop": i + 1},
+                        seq_nums={"start": i + 1, "stop": i + 2},
+                        descriptor=descriptor.descriptor_doc,
+                    ),
+                )
+                writer(
+                    "event",
+                    descriptor.compose_event(
+                        data={"x": float(i)}, timestamps={"x": 1.0}, validate=False
+                    ),
+                )
+            writer("stop", run.compose_stop())
+        feed.wait(run.start_doc["uid"])
+        assert np.array_equal(catalog[60].primary["im"].read(), frames)
+        data = catalog[60].primary.read()
+        assert np.array_equal(data["im"].values, frames)
+        assert data["x"].values.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+        names = [name for name, _ in catalog[60].documents()]
+        assert names.count("stream_resource") == 1
+    file.unlink()
+    # Without the file the rest of the run is still there.
+    assert len(catalog[60].primary.read(["x"])["x"]) == 5
+    with pytest.raises(Exception, match=r"run\.h5"):
+        catalog[60].primary["im"].read()
+
+
+def test_hostile_journals_do_not_stop_the_feed(session):
+    data_dir, feed, catalog, _, _ = session
+    day = next((data_dir / "journal").iterdir())
+    (day / "empty.journal").touch()
+    (day / "garbage.journal").write_bytes(os.urandom(1000))
+    uid = record(data_dir, scan_id=70)
+    whole = (Journal(data_dir / "journal").find(uid)).path.read_bytes()
+    (day / "half.journal").write_bytes(whole[:60])
+    orphan = record(data_dir, scan_id=71, keys={"x": NUMBER}, values=[{"x": 1.0}])
+    feed.wait(uid)
+    feed.wait(orphan)
+    assert catalog[70].start["uid"] == uid
+    for name in ("empty", "garbage", "half"):
+        (day / f"{name}.journal").unlink()
+
+
+def test_a_refused_run_is_named_and_the_next_is_taken(session):
+    data_dir, feed, catalog, _, _ = session
+    run = event_model.compose_run()
+    with JournalWriter(data_dir / "journal") as writer:
+        writer("start", run.start_doc)
+        # A stream whose name has no place in an address.
+        descriptor = run.compose_descriptor(name="a/b", data_keys={"x": NUMBER})
+        writer("descriptor", descriptor.descriptor_doc)
+        writer("stop", run.compose_stop())
+    bad = run.start_doc["uid"]
+    good = record(data_dir, scan_id=80)
+    feed.wait(good)
+    with pytest.raises(CatalogError, match=f"run {bad} could not be brought into the catalogue"):
+        feed.wait(bad)
+    with pytest.raises(KeyError):
+        catalog[bad]
+    Journal(data_dir / "journal").find(bad).path.unlink()
+
+
+def test_a_second_session_on_the_same_directory_does_no_harm(session):
+    data_dir, feed, catalog, _, _ = session
+    before = len(catalog)
+    with CatalogFeed(data_dir) as second:
+        uids = [record(data_dir, scan_id=90 + i, rows=20) for i in range(5)]
+        for uid in uids:
+            second.wait(uid)
+            feed.wait(uid)
+        assert len(catalog) == before + 5
+        assert all(len(catalog[90 + i].primary.read()["x"]) == 20 for i in range(5))
+        with pytest.raises(CatalogError, match="fed by a session"):
+            sync_catalog(data_dir, rebuild=True)
+    result = sync_catalog(data_dir)
+    assert (result.added, result.failed) == (0, {})
+
+
+def test_reading_while_the_feed_writes(session):
+    data_dir, feed, catalog, _, _ = session
+    uid = record(data_dir, rows=15000, scan_id=100)
+    reads = 0
+    while uid not in feed._ledger.refresh():
+        assert catalog[1].primary.read().sizes == {"time": 11}
+        assert catalog[-1].start["uid"]
+        reads += 1
+    feed.wait(uid)
+    assert reads >= 2
+    assert catalog[100].primary.read()["x"].values.tolist() == list(range(15000))
+
+
+def test_killed_feed_resumes_without_loss_or_double(session):
+    data_dir, feed, catalog, _, _ = session
+    before = len(catalog)
+    uid = record(data_dir, rows=30000, scan_id=110)
+    log = feed.log.read_text()
+    # In the middle of the run: it is there, but its stop document is not.
+    until(lambda: uid in catalog and "stop" not in catalog[uid].metadata)
+    pid = feed.pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+    assert uid not in feed._ledger.refresh()
+    later = record(data_dir, scan_id=111)
+    feed.wait(uid)
+    feed.wait(later)
+    assert feed.pid != pid
+    assert len(catalog) == before + 2
+    assert catalog[110].primary.read()["x"].values.tolist() == list(range(30000))
+    assert f"{uid} is in (complete" in feed.log.read_text()[len(log) :]
+
+
+def test_feed_ends_with_its_session(tmp_path):
+    code = """
+        import os, sys, time
+        from beamline.catalog import CatalogFeed
+        feed = CatalogFeed(sys.argv[1]).start()
+        print(feed.pid, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    until(lambda: not alive(pid))
+
+
+# --- without a feed -------------------------------------------------------------------------------
+
+
+def key(dtype, shape=(), **more):
+    return {"source": "s", "dtype": dtype, "shape": list(shape), **more}
+
+
+#: label: data keys, rows, what `primary.read()` gives of column "a".
+ODD = {
+    "numbers": (key("number"), [1, 2.5, None], [1.0, 2.5, np.nan]),
+    "huge": (key("integer"), [1, 2**70], [1.0, 2.0**70]),
+    "truth": (key("boolean"), [np.bool_(True), False], [True, False]),
+    "text": (key("string"), ["µ", "b"], ["µ", "b"]),
+    "mixed": (key("number"), ["OFF", 1.0], ["OFF", "1.0"]),
+    "nothing": (key("number"), [None, None], [np.nan, np.nan]),
+    "small array": (key("array", (3,)), [np.arange(3.0), (1, 2, 3)], [[0, 1, 2], [1, 2, 3]]),
+    "image": (
+        key("array", (6, 5), dtype_numpy="<u2"),
+        [np.full((6, 5), i, "<u2") for i in range(3)],
+        np.arange(3)[:, None, None] * np.ones((6, 5), "<u2"),
+    ),
+    "ragged": (key("array", (3,)), [[1.0, 2.0, 3.0], [4.0]], [[1, 2, 3], [4, np.nan, np.nan]]),
+    "words": (key("array", (2,)), [["a", "bb"], ["ccc", ""]], [["a", "bb"], ["ccc", ""]]),
+    "empty arrays": (key("array", (0,)), [[], []], ["[]", "[]"]),
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Odd runs, and broken ones, brought in by one call in this process."""
+    data_dir = tmp_path_factory.mktemp("odd")
+    for number, (data_key, values, _) in enumerate(ODD.values(), 1):
+        rows = [{"a": value} for value in values]
+        record(data_dir, keys={"a": data_key}, values=rows, scan_id=number, pages=number % 2)
+    record(data_dir, rows=0, scan_id=100)
+    record(data_dir, rows=4, scan_id=101, stop=False)
+    metadata = {"array": np.arange(3), "none": None, "nested": {"deep": [np.float64(1.5)]}}
+    record(data_dir, scan_id=102, **metadata)
+    names = {"time": NUMBER, "A": NUMBER, "a": NUMBER, "µ": NUMBER, "x" * 80: NUMBER}
+    record(data_dir, keys=names, values=[dict.fromkeys(names, 1.0)], scan_id=103)
+    legacy(data_dir)
+    torn = record(data_dir, rows=10, scan_id=105)
+    path = Journal(data_dir / "journal").find(torn).path
+    path.write_bytes(path.read_bytes()[:-400])
+    result = sync_catalog(data_dir)
+    with opened(data_dir) as client:
+        yield data_dir, result, client
+
+
+def legacy(data_dir):
+    """A run with Resource and Datum documents, as older devices make them."""
+    file = data_dir / "old.h5"
+    with h5py.File(file, "w") as stream:
+        stream["/entry/data/data"] = np.arange(24, dtype="<u2").reshape(2, 4, 3)
+    run = event_model.compose_run(metadata={"scan_id": 104})
+    image = {"source": "", "dtype": "array", "shape": [4, 3], "external": "FILESTORE:"}
+    descriptor = run.compose_descriptor(
+        name="primary", data_keys={"im": {**image, "dtype_numpy": "<u2"}, "x": NUMBER}
+    )
+    resource = run.compose_resource(
+        spec="AD_HDF5", root=str(data_dir), resource_path="old.h5", resource_kwargs={}
+    )
+    with JournalWriter(data_dir / "journal") as writer:
+        writer("start", run.start_doc)
+        writer("descriptor", descriptor.descriptor_doc)
+        writer("resource", resource.resource_doc)
+        for i in range(2):
+            datum = resource.compose_datum(datum_kwargs={"point_number": i})
+            writer("datum", datum)
+            writer(
+                "event",
+                descriptor.compose_event(
+                    data={"im": datum["datum_id"], "x": float(i)},
+                    timestamps={"im": 1.0, "x": 1.0},
+                    filled={"im": False},
+                ),
+            )
+        writer("stop", run.compose_stop())
+
+
+def test_all_odd_runs_are_in(odd):
+    _, result, client = odd
+    assert result.failed == {}
+    assert result.added == len(client) == len(ODD) + 6
+    assert len(result.incomplete) == 2
+
+
+@pytest.mark.parametrize("label", ODD)
+def test_odd_columns(odd, label):
+    _, _, catalog = odd
+    expected = np.asarray(ODD[label][2])
+    got = catalog[list(ODD).index(label) + 1].primary.read()["a"].values
+    assert got.shape == expected.shape
+    assert got.dtype.kind == expected.dtype.kind or {got.dtype.kind, expected.dtype.kind} <= set(
+        "iuf"
+    )
+    if expected.dtype.kind == "f":
+        assert np.array_equal(got.astype(float), expected, equal_nan=True)
+    else:
+        assert np.array_equal(got, expected)
+
+
+def test_odd_runs_as_a_whole(odd):
+    _, _, catalog = odd
+    assert list(catalog[100].documents())[-1][1]["exit_status"] == "success"
+    cut = catalog[101]
+    assert (cut.stop["exit_status"], cut.stop["reason"]) == ("fail", CUT_OFF)
+    assert len(cut.primary.read()["x"]) == 4
+    assert catalog[102].start["nested"] == {"deep": [1.5]}
+    assert catalog[102].start["array"] == [0, 1, 2]
+    originals = {
+        name: data_key.get("original_key")
+        for name, data_key in catalog[103].primary.metadata["data_keys"].items()
+    }
+    assert originals["time_"] == "time"
+    assert "µ" in originals.values()
+    assert len(originals) == 5
+    assert catalog[104].primary["im"].read().shape == (2, 4, 3)
+    assert catalog[104].primary.read(["x"])["x"].values.tolist() == [0.0, 1.0]
+    torn = catalog[105].primary.read()["x"].values
+    assert 5 <= len(torn) < 10
+    assert torn.tolist() == list(range(len(torn)))
+
+
+def test_sync_again_changes_nothing_and_needs_no_tiled(odd):
+    data_dir, _, catalog = odd
+    code = """
+        import sys
+        from beamline.catalog import sync_catalog
+        result = sync_catalog(sys.argv[1])
+        print(result.added, result.present, "tiled" in sys.modules)
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(data_dir)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.split() == ["0", str(len(catalog)), "False"]
+
+
+def test_a_damaged_catalogue_is_one_sentence_and_can_be_rebuilt(tmp_path):
+    uid = record(tmp_path, scan_id=1)
+    other = record(tmp_path, scan_id=2)
+    sync_catalog(tmp_path)
+    frames = tmp_path / "frames.h5"
+    frames.write_bytes(b"precious")
+    for suffix in ("", "-wal", "-shm"):
+        (tmp_path / "catalog" / f"catalog.db{suffix}").unlink(missing_ok=True)
+    (tmp_path / "catalog" / "catalog.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(CatalogError, match=r"cannot open the catalogue .*sync --rebuild") as error:
+        open_catalog(tmp_path)
+    assert "\n" not in str(error.value)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "beamline",
+            "catalog",
+            "sync",
+            "--rebuild",
+            "--data-dir",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "2 runs brought in" in run.stdout
+    with opened(tmp_path) as catalog:
+        assert {catalog[1].start["uid"], catalog[2].start["uid"]} == {uid, other}
+    assert frames.read_bytes() == b"precious"
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def beamline(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "beamline", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_runs_are_listed(session):
+    data_dir, _, _, _, uids = session
+    out = beamline("runs", "--data-dir", data_dir, "--limit", 100)
+    assert out.returncode == 0, out.stderr
+    lines = out.stdout.splitlines()
+    assert lines[0].split() == [
+        "scan_id", "uid", "plan", "sample", "started", "duration", "events", "status",
+    ]  # fmt: skip
+    line = next(line for line in lines if uids[0][:8] in line)
+    assert line.split()[:4] == ["1", uids[0][:8], "scan", "Cu"]
+    assert "primary:11" in line
+    assert "success" in line
+    assert any("fail: beam lost" in line for line in lines)
+    short = beamline("runs", "--data-dir", data_dir, "--limit", 1)
+    assert len(short.stdout.splitlines()) == 2
+
+
+def test_no_runs_is_no_error(tmp_path):
+    out = beamline("runs", "--data-dir", tmp_path)
+    assert out.returncode == 0
+    assert "No runs are recorded" in out.stdout
+
+
+def test_replay_of_a_missing_run_says_what_there_is(session, tmp_path):
+    data_dir, *_ = session
+    out = beamline("replay", "12345", "--to", "nexus", tmp_path, "--data-dir", data_dir)
+    assert out.returncode == 1
+    assert "no run with scan_id 12345" in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_without_frames_gives_no_cxi_file(session, tmp_path):
+    data_dir, *_ = session
+    out = beamline("replay", "1", "--to", "cxi", tmp_path / "cxi", "--data-dir", data_dir)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout == ""
+    assert "gave no cxi file" in out.stderr
+
+
+def test_replay_writes_files(session, tmp_path):
+    pytest.importorskip("callbacks.nexus", reason="the NeXus writer is not in this tree")
+    data_dir, *_, uids = session
+    out = beamline("replay", "1", "--to", "nexus", tmp_path / "nexus", "--data-dir", data_dir)
+    assert out.returncode == 0, out.stderr
+    (name,) = out.stdout.splitlines()
+    assert uids[0][:8] in name
+    with h5py.File(name) as file:
+        assert file.attrs["default"]
+    cut = record(tmp_path, stop=False, scan_id=3, plan_name="count")
+    out = beamline("replay", "-1", "--to", "nexus", tmp_path / "nexus", "--data-dir", tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert cut[:8] in out.stdout
+
+
+def test_sync_from_the_command_line(tmp_path):
+    record(tmp_path, scan_id=1, stop=False)
+    (next((tmp_path / "journal").iterdir()) / "bad.journal").write_bytes(b"junk")
+    out = beamline("catalog", "sync", "--data-dir", tmp_path)
+    assert out.returncode == 1
+    assert "1 runs brought in, 0 were there, 1 of the new ones were cut off." in out.stdout
+    assert "bad.journal was not brought in" in out.stderr
+    again = beamline("catalog", "sync", "--data-dir", tmp_path / "nowhere")
+    assert again.returncode == 1
+    assert "there is no journal" in again.stderr
