@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.crystallography.geometry import Detector
-from callbacks._frames import FrameFile, FrameNotReadyError, MissingFrameError
+from callbacks._frames import FrameNotReadyError, FrameSource, MissingFrameError
 from callbacks._image_stream import ImageStream, is_scalar
 
 __all__ = ["EventFrames", "FrameFeed"]
@@ -45,7 +45,7 @@ class EventFrames:
     seq_num: int
     event: Mapping[str, Any] | None
     frames: npt.NDArray[Any]
-    source: FrameFile | None = None
+    source: FrameSource | None = None
     row: int = -1
     error: MissingFrameError | None = None
 
@@ -77,7 +77,7 @@ class _Range:
     seq_start: int
     seq_stop: int
     datum: int
-    source: FrameFile | MissingFrameError
+    source: FrameSource | MissingFrameError
 
 
 class FrameFeed:
@@ -116,7 +116,7 @@ class FrameFeed:
         self._image_key, self._geometry, self._timeout = image_key, geometry, timeout
         self._scalars: dict[str, dict[str, str]] = {}
         self._resources: dict[str, Mapping[str, Any]] = {}
-        self._sources: dict[str, FrameFile | MissingFrameError] = {}
+        self._sources: dict[str, FrameSource | MissingFrameError] = {}
         self._datums: dict[str, tuple[str, int]] = {}
         self._ranges: dict[str, list[_Range]] = {}
         self._pending: collections.deque[_Pending] = collections.deque()
@@ -221,17 +221,17 @@ class FrameFeed:
         else:
             ranges.append(_Range(first, stop, datum, source))
 
-    def _source(self, uid: str, stream: ImageStream) -> FrameFile | MissingFrameError:
+    def _source(self, uid: str, stream: ImageStream) -> FrameSource | MissingFrameError:
         if uid not in self._sources:
             doc = self._resources.get(uid)
-            source: FrameFile | MissingFrameError
+            source: FrameSource | MissingFrameError
             try:
                 if doc is None:
                     source = MissingFrameError(f"no document describes the resource {uid}.")
                 elif "uri" in doc:
-                    source = FrameFile.from_stream_resource(doc, stream.frames_per_event)
+                    source = FrameSource.from_stream_resource(doc, stream.frames_per_event)
                 else:
-                    source = FrameFile.from_resource(doc)
+                    source = FrameSource.from_resource(doc)
             except MissingFrameError as error:
                 source = error
             self._sources[uid] = source
@@ -239,7 +239,7 @@ class FrameFeed:
 
     def _find(
         self, item: _Pending, *, final: bool
-    ) -> tuple[npt.NDArray[Any], FrameFile | None, int]:
+    ) -> tuple[npt.NDArray[Any], FrameSource | None, int]:
         """Return the frames of an event, the file they are in and the first row."""
         key = item.stream.image_key
         value = None if item.event is None else item.event["data"].get(key)

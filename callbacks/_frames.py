@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from beamline.core.errors import BeamlineError, MissingError
 
-__all__ = ["FrameFile", "FrameNotReadyError", "MissingFrameError"]
+__all__ = ["FrameNotReadyError", "FrameSource", "MissingFrameError"]
 
 _MIMETYPES = ("application/x-hdf5", "application/x-hdf5;type=swmr")
 #: What area detectors of ophyd (ADCore's HDF5 plugin) put into `resource` documents.
@@ -30,7 +30,7 @@ class MissingFrameError(MissingError):
     """A frame that a document refers to can't be read and will not come."""
 
 
-class FrameFile:
+class FrameSource:
     """The frames of one `stream_resource` (or classic `resource`) document.
 
     The file is opened for every access and closed again: a handle kept open would neither see new
@@ -52,7 +52,7 @@ class FrameFile:
         self.frames_per_datum = frames_per_datum
 
     @classmethod
-    def from_stream_resource(cls, doc: Mapping[str, Any], frames_per_datum: int = 1) -> FrameFile:
+    def from_stream_resource(cls, doc: Mapping[str, Any], frames_per_datum: int = 1) -> FrameSource:
         """Make one from a `stream_resource` document.
 
         Raises
@@ -71,7 +71,7 @@ class FrameFile:
         return cls(Path(unquote(uri.path)), dataset, frames_per_datum)
 
     @classmethod
-    def from_resource(cls, doc: Mapping[str, Any]) -> FrameFile:
+    def from_resource(cls, doc: Mapping[str, Any]) -> FrameSource:
         """Make one from a classic `resource` document.
 
         Raises
@@ -104,7 +104,7 @@ class FrameFile:
             If the file is complete without them, or holds no frames at all.
         """
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with self._open() as file:
                 return self._read(file, datum)
         except (OSError, RuntimeError, KeyError) as error:
             # A file that is being written may be caught between two flushes.
@@ -118,13 +118,22 @@ class FrameFile:
     def attribute(self, name: str, row: int) -> float | None:
         """Return what the detector stored with a frame under ``NDAttributes``, or None."""
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with self._open() as file:
                 values = file.get(f"{_ATTRIBUTES}/{name}")
                 if not isinstance(values, h5py.Dataset) or row >= values.shape[0]:
                     return None
                 return float(values[row])
         except (OSError, RuntimeError, ValueError):
             return None
+
+    def _open(self) -> Any:
+        try:
+            return h5py.File(self.path, "r", locking=False)
+        except OSError as error:
+            # Somebody in this process has it open with locks: HDF5 wants all to do the same.
+            if "flag values don't match" not in str(error):
+                raise
+            return h5py.File(self.path, "r")
 
     def _read(self, file: Any, datum: int) -> npt.NDArray[Any]:
         complete = bool(file.attrs.get("complete", 0))

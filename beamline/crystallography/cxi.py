@@ -7,6 +7,7 @@ Rows go out in blocks, each followed by a flush, so that a killed writer leaves 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +33,26 @@ from beamline.crystallography.cxi_layout import (
 from beamline.crystallography.geometry import Detector
 from beamline.crystallography.peaks import Peaks
 
-__all__ = ["IN_PROGRESS", "CXIEvent", "CXIFile", "EventRefusedError", "FileTakenError"]
+__all__ = [
+    "IN_PROGRESS",
+    "CXIEvent",
+    "CXIFile",
+    "DiskFullError",
+    "EventRefusedError",
+    "FileTakenError",
+]
 
 #: Appended to the name of a file that is not complete.
 IN_PROGRESS = ".inprogress"
 
+#: Free disk space that a block leaves, bytes.
+_RESERVE = 4_000_000
 #: Elementary charge, C (exact, SI 2019): joules per electronvolt.
 _JOULE_PER_EV = 1.602176634e-19
+
+
+class DiskFullError(BeamlineError, OSError):
+    """There is no room for the next events; they are kept and go out when there is."""
 
 
 class EventRefusedError(BeamlineError, ValueError):
@@ -153,7 +167,8 @@ class CXIFile:
             )
         self._growing = path.with_name(path.name + IN_PROGRESS)
         try:
-            self._file = h5py.File(self._growing, "x", libver=("earliest", "v110"))
+            # HDF5's own exclusive creation does not tell why it failed.
+            self._growing.touch(exist_ok=False)
         except FileExistsError:
             raise FileTakenError(
                 f"{self._growing} exists: another writer is at work, or was killed; move it away, "
@@ -165,19 +180,24 @@ class CXIFile:
                 raise FileTakenError(
                     f"{path} exists: move it away, or choose another directory or prefix."
                 )
-            lay_out(
-                self._file,
-                detector=detector,
-                dtype=self.dtype,
-                max_num_peak=max_num_peak,
-                mask=mask,
-                entry=entry or {},
-                scan={name: (self._scan[name], unit) for name, unit in (scan_units or {}).items()},
-                compression=compression,
-            )
-            self._file.flush()
+            # No lock, so that what is flushed can be read while the file grows.
+            self._file = h5py.File(self._growing, "w", libver=("earliest", "v110"), locking=False)
+            try:
+                lay_out(
+                    self._file,
+                    detector=detector,
+                    dtype=self.dtype,
+                    max_num_peak=max_num_peak,
+                    mask=mask,
+                    entry=entry or {},
+                    scan={key: (self._scan[key], unit) for key, unit in (scan_units or {}).items()},
+                    compression=compression,
+                )
+                self._file.flush()
+            except BaseException:
+                self._file.close()
+                raise
         except BaseException:
-            self._file.close()
             self._growing.unlink()
             raise
 
@@ -222,7 +242,7 @@ class CXIFile:
         self._rows.append(event)
 
     def flush_if_due(self) -> None:
-        """Write the rows if the block is full or old."""
+        """Do as `flush` does if the block is full or old."""
         if self._rows and (
             len(self._rows) >= self._block_size
             or time.monotonic() - self._oldest >= self._block_time
@@ -230,10 +250,24 @@ class CXIFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write all rows to disk."""
+        """Write all rows to disk.
+
+        Raises
+        ------
+        DiskFullError
+            If there is no room for them.
+        """
         rows = self._rows
         if not rows:
             return
+        # HDF5 does not survive a write that fails: the process may crash when it ends.
+        needed = sum(row.image.nbytes for row in rows) + _RESERVE
+        free = shutil.disk_usage(self._growing.parent).free
+        if free < needed:
+            raise DiskFullError(
+                f"{self._growing} needs {needed / 1e6:.0f} MB to grow, found {free / 1e6:.0f} MB "
+                f"free: {len(rows)} events wait in memory; make room."
+            )
         start, stop = self._written, self._written + len(rows)
 
         def put(name: str, values: Sequence[Any] | npt.NDArray[Any]) -> None:

@@ -1,0 +1,364 @@
+"""The layout of CXI files, row by row of the contract, and that the check of it can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+
+import h5py
+import numpy as np
+import pytest
+
+from beamline.core.errors import ConfigurationError
+from beamline.crystallography.cxi import CXIEvent, CXIFile, EventRefusedError, FileTakenError
+from beamline.crystallography.cxi_check import check_cxi
+from beamline.crystallography.geometry import Detector
+from beamline.crystallography.peaks import Peaks
+
+DETECTOR = Detector(
+    shape=(40, 50), distance_m=0.1, pixel_m=(75e-6, 75e-6), beam_centre_px=(24.5, 20.0)
+)
+RUN = "0d7c9b7e-7f0e-4f7e-9f2d-6d3a1f1c8a11"
+TABLES = (
+    ("peakXPosRaw", "float32"),
+    ("peakYPosRaw", "float32"),
+    ("peakTotalIntensity", "float32"),
+    ("peakMaximumValue", "float32"),
+    ("peakSNR", "float32"),
+    ("peakProbability", "float32"),
+    ("peakNPixels", "int32"),
+    ("peakSegPosRaw", "int32"),
+)
+
+
+def peaks(number, seed=0):
+    rng = np.random.default_rng(seed)
+    return Peaks(
+        fs=rng.uniform(0, 49, number).astype(np.float32),
+        ss=rng.uniform(0, 39, number).astype(np.float32),
+        total=np.sort(rng.uniform(10, 1000, number))[::-1].astype(np.float32),
+        maximum=rng.uniform(10, 100, number).astype(np.float32),
+        snr=rng.uniform(5, 50, number).astype(np.float32),
+        n_pixels=rng.integers(1, 20, number).astype(np.int32),
+        probability=rng.uniform(0.5, 1, number).astype(np.float32),
+    )
+
+
+def event(number, n_peaks=3, **changes):
+    image = np.random.default_rng(number).poisson(3, (40, 50)).astype(np.uint16)
+    made = CXIEvent(
+        image=image,
+        peaks=peaks(n_peaks, number),
+        photon_energy_eV=9500.25,
+        time_ns=1_700_000_000_123_456_789 + number,
+        run_uid=RUN,
+        batch_id="primary",
+        event_id=number,
+        distance_m=0.1,
+        frame_index=number - 1,
+        translation_m=(1e-6 * number, -2e-6, np.nan),
+        scan={"sample_x": float(number), "stage-x": 2.0},
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def write(path, events, **options):
+    options = {
+        "detector": DETECTOR,
+        "dtype": np.uint16,
+        "max_num_peak": 8,
+        "scan_units": {"sample_x": "um", "stage-x": ""},
+        "entry": {"start_time": "2025-01-01T00:00:00+00:00", "sample_1/name": "lysozyme"},
+        **options,
+    }
+    file = CXIFile(path, **options)
+    for one in events:
+        file.append(one)
+        file.flush_if_due()
+    return file.close(end_time="2025-01-01T00:01:00+00:00", exit_status="success")
+
+
+@pytest.fixture
+def sound(tmp_path):
+    return write(tmp_path / "a.cxi", [event(n, n) for n in range(1, 6)])
+
+
+def test_every_row_of_the_layout(sound):
+    with h5py.File(sound) as file:
+        assert file["cxi_version"][()] == 160
+        data = file["/entry_1/instrument_1/detector_1/data"]
+        assert data.shape == (5, 40, 50)
+        assert data.dtype == np.uint16
+        assert data.chunks == (1, 40, 50)
+        assert data.maxshape == (None, 40, 50)
+        assert np.array_equal(data[2], event(3).image)
+        detector = file["/entry_1/instrument_1/detector_1"]
+        for name, value in (("distance", 0.1), ("x_pixel_size", 75e-6), ("y_pixel_size", 75e-6)):
+            assert detector[name][()] == value
+            assert detector[name].attrs["units"] == "m"
+        assert detector["mask"].dtype == np.uint32
+        assert detector["mask"].shape == (40, 50)
+        assert not detector["mask"][()].any()
+        assert file["/entry_1/data_1/data"] == data
+        assert isinstance(file.get("/entry_1/data_1/data", getlink=True), h5py.SoftLink)
+        result = file["/entry_1/result_1"]
+        assert result["nPeaks"][()].tolist() == [1, 2, 3, 4, 5]
+        assert result["nPeaks"].dtype.kind == "i"
+        for name, dtype in TABLES:
+            assert result[name].shape == (5, 8), name
+            assert result[name].dtype == dtype, name
+        third = peaks(3, 3)
+        assert result["peakXPosRaw"][2].tolist() == [*third.fs.tolist(), 0, 0, 0, 0, 0]
+        assert result["peakYPosRaw"][2, :3].tolist() == third.ss.tolist()
+        assert result["peakTotalIntensity"][2, :3].tolist() == third.total.tolist()
+        assert result["peakNPixels"][2, :3].tolist() == third.n_pixels.tolist()
+        energy = file["/LCLS/photon_energy_eV"]
+        assert energy.dtype == np.float64
+        assert energy[()].tolist() == [9500.25] * 5
+        assert file["/LCLS/detector_1/EncoderValue"][()] == pytest.approx([100.0] * 5)
+        seconds = file["/LCLS/machineTime"][()]
+        nanoseconds = file["/LCLS/machineTimeNanoSeconds"][()]
+        assert seconds.tolist() == [1_700_000_000] * 5
+        assert nanoseconds.tolist() == [123_456_789 + n for n in range(1, 6)]
+        stamp = file["/LCLS/detector_1/timestamp"]
+        assert stamp.dtype == np.uint64
+        assert (stamp[()] >> np.uint64(32)).tolist() == seconds.tolist()
+        assert (stamp[()] & np.uint64(0xFFFFFFFF)).tolist() == nanoseconds.tolist()
+        entry = file["/entry_1"]
+        assert entry["event_id"][()].tolist() == [1, 2, 3, 4, 5]
+        assert entry["run_uid"].asstr()[()].tolist() == [RUN] * 5
+        assert entry["batch_id"].asstr()[()].tolist() == ["primary"] * 5
+        assert entry["frame_index"][()].tolist() == [0, 1, 2, 3, 4]
+        joule = entry["instrument_1/source_1/energy"]
+        assert joule[()] == pytest.approx([9500.25 * 1.602176634e-19] * 5, rel=1e-12)
+        assert joule.attrs["units"] == "J"
+        assert entry["sample_1/name"].asstr()[()] == "lysozyme"
+        assert entry["sample_1/geometry_1/translation"][1, :2].tolist() == [2e-6, -2e-6]
+        assert entry["scan/sample_x"][()].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+        assert entry["scan/sample_x"].attrs["units"] == "um"
+        assert entry["scan/stage_x"].attrs["original_name"] == "stage-x"
+        assert entry["exit_status"].asstr()[()] == "success"
+    assert check_cxi(sound) == []
+
+
+def test_libraries_of_the_1_10_series_can_read_it(sound):
+    with h5py.File(sound) as file:
+        assert file.libver[1] in ("v110", "v200", "latest")  # of this handle, not of the file
+        access = file.id.get_create_plist()
+        # Superblock 0, 2 and 3 are known to HDF5 1.10; 4 came with 2.0.
+        assert access.get_version()[0] <= 3
+    assert sound.read_bytes()[:8] == b"\x89HDF\r\n\x1a\n"
+
+
+def test_frames_keep_the_type_of_the_detector(tmp_path):
+    for dtype in (np.uint8, np.uint32, np.int16, np.float32):
+        image = np.arange(2000).reshape(40, 50).astype(dtype)
+        path = write(tmp_path / f"{np.dtype(dtype)}.cxi", [event(1, image=image)], dtype=dtype)
+        with h5py.File(path) as file:
+            data = file["/entry_1/data_1/data"]
+            assert data.dtype == dtype
+            assert np.array_equal(data[0], image)
+        assert check_cxi(path) == []
+
+
+def test_float64_frames_are_a_wrong_configuration(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"integer type or float32, found float64"):
+        write(tmp_path / "a.cxi", [], dtype=np.float64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gzip_gives_the_same_frames(tmp_path, sound):
+    path = write(tmp_path / "z.cxi", [event(n) for n in range(1, 6)], compression="gzip")
+    with h5py.File(path) as packed, h5py.File(sound) as plain:
+        assert packed["/entry_1/data_1/data"].compression == "gzip"
+        assert np.array_equal(packed["/entry_1/data_1/data"], plain["/entry_1/data_1/data"])
+    assert check_cxi(path) == []
+
+
+def test_more_peaks_than_fit_leave_the_strongest(tmp_path):
+    path = write(tmp_path / "a.cxi", [event(1, 30)])
+    with h5py.File(path) as file:
+        assert file["/entry_1/result_1/nPeaks"][0] == 8
+        stored = file["/entry_1/result_1/peakTotalIntensity"][0]
+        assert stored.tolist() == peaks(30, 1).total[:8].tolist()
+    assert check_cxi(path) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"photon_energy_eV": 0.0}, "photon energy must be positive, found 0.0 eV"),
+        ({"photon_energy_eV": np.nan}, "photon energy must be positive, found nan eV"),
+        ({"photon_energy_eV": np.inf}, "photon energy must be positive, found inf eV"),
+        ({"photon_energy_eV": -9500.0}, "photon energy must be positive"),
+        ({"distance_m": np.nan}, "detector distance must be positive, found nan m"),
+        (
+            {"image": np.zeros((40, 51), np.uint16)},
+            r"uint16 \(40, 51\), expected uint16 \(40, 50\)",
+        ),
+        ({"image": np.zeros((40, 50), np.int32)}, r"int32 \(40, 50\), expected uint16"),
+    ],
+)
+def test_what_indexing_would_make_nonsense_of_is_refused(tmp_path, changes, words):
+    file = CXIFile(tmp_path / "a.cxi", detector=DETECTOR, dtype=np.uint16, max_num_peak=8)
+    with pytest.raises(EventRefusedError, match=f"event 7 of primary in run 0d7c9b7e.*{words}"):
+        file.append(event(7, **changes))
+    file.append(event(8))
+    path = file.close(end_time="", exit_status="success")
+    with h5py.File(path) as done:
+        assert done["/entry_1/event_id"][()].tolist() == [8]
+
+
+def test_two_writers_never_share_a_name(tmp_path):
+    path = tmp_path / "a.cxi"
+    first = CXIFile(path, detector=DETECTOR, dtype=np.uint16, max_num_peak=8)
+    with pytest.raises(FileTakenError, match=r"a\.cxi\.inprogress exists"):
+        CXIFile(path, detector=DETECTOR, dtype=np.uint16, max_num_peak=8)
+    first.append(event(1))
+    first.close(end_time="", exit_status="success")
+    with pytest.raises(FileTakenError, match=r"a\.cxi exists"):
+        CXIFile(path, detector=DETECTOR, dtype=np.uint16, max_num_peak=8)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.cxi"]
+    assert check_cxi(path) == []
+
+
+def test_the_name_is_final_only_when_the_file_is(tmp_path):
+    file = CXIFile(
+        tmp_path / "a.cxi", detector=DETECTOR, dtype=np.uint16, max_num_peak=8, block_size=2
+    )
+    for number in (1, 2, 3):
+        file.append(event(number))
+        file.flush_if_due()
+    growing = tmp_path / "a.cxi.inprogress"
+    assert [p.name for p in tmp_path.iterdir()] == [growing.name]
+    with h5py.File(growing, locking=False) as seen:
+        assert seen["/entry_1/event_id"][()].tolist() == [1, 2]
+    assert len(file) == 3
+    problems = check_cxi(growing)
+    assert any("in progress" in problem for problem in problems)
+    assert any("no exit status" in problem for problem in problems)
+    assert len(problems) == 2
+    file.close(end_time="", exit_status="success")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.cxi"]
+
+
+def _write_and_die(path):
+    file = CXIFile(path, detector=DETECTOR, dtype=np.uint16, max_num_peak=8, block_size=4)
+    for number in range(1, 11):
+        file.append(event(number))
+        file.flush_if_due()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_writer_leaves_every_flushed_row(tmp_path):
+    process = multiprocessing.get_context("fork").Process(
+        target=_write_and_die, args=(tmp_path / "a.cxi",)
+    )
+    process.start()
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
+    with h5py.File(tmp_path / "a.cxi.inprogress") as file:
+        assert file["/entry_1/event_id"][()].tolist() == list(range(1, 9))
+        assert file["/entry_1/data_1/data"].shape == (8, 40, 50)
+        assert np.array_equal(file["/entry_1/data_1/data"][7], event(8).image)
+
+
+def test_a_block_that_could_not_be_written_goes_out_later(tmp_path, monkeypatch):
+    file = CXIFile(
+        tmp_path / "a.cxi", detector=DETECTOR, dtype=np.uint16, max_num_peak=8, block_size=2
+    )
+    real = h5py.Dataset.__setitem__
+
+    def full(self, *args):
+        if self.name.endswith("photon_energy_eV"):
+            raise OSError(28, "No space left on device")
+        real(self, *args)
+
+    for number in (1, 2):
+        file.append(event(number))
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Dataset, "__setitem__", full)
+        with pytest.raises(OSError, match="No space left"):
+            file.flush_if_due()
+    file.append(event(3))
+    path = file.close(end_time="", exit_status="success")
+    assert check_cxi(path) == []
+    with h5py.File(path) as done:
+        assert done["/entry_1/event_id"][()].tolist() == [1, 2, 3]
+
+
+# The check must be able to fail: every damage is named.
+
+
+def _change(path, damage):
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    return " ".join(check_cxi(path))
+
+
+def _replace(name, value):
+    def damage(file):
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+    return damage
+
+
+def _set(name, where, value):
+    def damage(file):
+        file[name][where] = value
+
+    return damage
+
+
+DATA = "/entry_1/instrument_1/detector_1/data"
+RESULT = "/entry_1/result_1"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_replace("cxi_version", 140), "/cxi_version must be 160, found 140"),
+        (_replace(DATA, None), f"{DATA} is missing"),
+        (_replace(DATA, np.zeros((5, 1, 40, 50), np.uint16)), "must be a slab"),
+        (_replace("/entry_1/data_1/data", np.zeros((5, 40, 50))), "must be a link"),
+        (_replace("/entry_1/data_1/data", None), "/entry_1/data_1/data is missing"),
+        (_replace(f"{RESULT}/peakTotalIntensity", None), "peakTotalIntensity is missing"),
+        (_set(f"{RESULT}/peakTotalIntensity", ..., 0), "15 peaks have no intensity"),
+        (_set(f"{RESULT}/peakTotalIntensity", (1, 0), np.nan), "1 peaks have no intensity"),
+        (_set(f"{RESULT}/peakXPosRaw", (2, 1), 50.0), "1 peaks lie outside"),
+        (_set(f"{RESULT}/peakYPosRaw", (2, 1), np.nan), "1 peaks lie outside"),
+        (_set(f"{RESULT}/nPeaks", 1, 9), "nPeaks must be 0 to 8"),
+        (_set(f"{RESULT}/nPeaks", 4, 4), "1 entries beyond nPeaks"),
+        (_replace(f"{RESULT}/peakSNR", np.zeros((5, 7))), "one width, found [7, 8]"),
+        (_replace(f"{RESULT}/peakSNR", np.zeros((4, 8))), "peakSNR must have 5 rows"),
+        (_set("/LCLS/photon_energy_eV", 3, 0), "no usable photon energy, the first in row 3: 0.0"),
+        (_set("/LCLS/photon_energy_eV", 0, np.nan), "1 of 5 events have no usable photon energy"),
+        (_set("/LCLS/detector_1/EncoderValue", ..., -1), "5 of 5 events have no usable distance"),
+        (_replace("/LCLS/detector_1/timestamp", np.zeros(4)), "timestamp must have 5 rows"),
+        (_replace("/entry_1/run_uid", None), "/entry_1/run_uid is missing"),
+        (_replace("/entry_1/instrument_1/detector_1/distance", 0.0), "one positive number"),
+        (
+            _replace("/entry_1/instrument_1/detector_1/mask", np.zeros((40, 50), np.int8)),
+            "mask must be uint32 (40, 50), found int8",
+        ),
+    ],
+)
+def test_the_check_names_the_damage(sound, damage, words):
+    assert words in _change(sound, damage)
+
+
+def test_files_that_are_no_files(tmp_path):
+    (tmp_path / "text.cxi").write_text("not HDF5")
+    assert "can't be read" in check_cxi(tmp_path / "text.cxi")[0]
+    assert "can't be read" in check_cxi(tmp_path / "none.cxi")[0]
+    with h5py.File(tmp_path / "empty.cxi", "w"):
+        pass
+    assert any("data is missing" in problem for problem in check_cxi(tmp_path / "empty.cxi"))
+
+
+def test_an_empty_run_is_a_sound_file(tmp_path):
+    assert check_cxi(write(tmp_path / "a.cxi", [])) == []
