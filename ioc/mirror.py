@@ -158,7 +158,8 @@ class Output(Input):
     link
         Connection to the device server.
     readback
-        Record that shows when the command has been carried out.
+        Record that shows when the command has been carried out. Commands with a readback act on
+        the machine (the shutter); they are not repeated after a restart of the device server.
     """
 
     writable = True
@@ -170,15 +171,16 @@ class Output(Input):
         self._link = link
         self._readback = readback
         self._asked = 0
-        self.user_value: float | None = None
+        self._set_by_client = False
+        self._lost_value: float | None = None
 
     def put(self, value: float) -> Completion:
         """Send a client's value to the device server."""
         spec = self.spec
         if isinstance(self.value, Double) and not spec.low <= value <= spec.high:
             raise PutRefusedError(
-                f"{self.name} can't take {value:g}: expected {spec.low:g} to {spec.high:g} "
-                f"{spec.units}."
+                f"{self.name} can't take {value:g}: expected {spec.low:g} to {spec.high:g}"
+                f"{' ' * bool(spec.units)}{spec.units}."
             )
         if not self._link.connected:
             raise PutRefusedError(
@@ -200,7 +202,7 @@ class Output(Input):
             raise PutRefusedError(f"{self.name} could not be set to {value:g}: {error}") from None
         finally:
             self._asked -= 1
-        self.user_value = value
+        self._set_by_client = True
         if self._readback is not None:
             await self._readback.wait_for(value)
 
@@ -209,11 +211,18 @@ class Output(Input):
         if self._asked == 0:
             super().mirror(text, stamp)
 
+    def lose_link(self) -> None:
+        """Mark the value as invalid, and remember it if a client had set it."""
+        if self._set_by_client:
+            self._lost_value = self.value.current
+        super().lose_link()
+
     def restore(self) -> None:
         """Give the value that a client had set to a device server that started anew."""
-        if self.user_value is None or self.value.current == self.user_value:
+        value, self._lost_value = self._lost_value, None
+        if value is None or value == self.value.current or self._readback is not None:
             return
-        _log.info("restoring %s to %g", self.name, self.user_value)
-        completion = self.put(self.user_value)
+        _log.info("restoring %s to %g", self.name, value)
+        completion = self.put(value)
         if completion is not None:
             completion.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -401,6 +401,12 @@ class Motor(Record):
         self._link.send(f"PUT:{name}:{value:.17g}", answered)
         return completion
 
+    def _server_settings(self) -> dict[str, float]:
+        return {
+            "VELO": self._get("VELO"), "ACCL": self._get("ACCL"), "BDST": self._get("BDST"),
+            "HLM": self._get("DHLM"), "LLM": self._get("DLLM"),
+        }  # fmt: skip
+
     def _take_settings(self, values: Mapping[str, str]) -> None:
         for suffix in ("VELO", "ACCL", "BDST"):
             if suffix in values:
@@ -473,6 +479,8 @@ class Motor(Record):
         """Raise the alarm and end any motion: nobody knows where the motor is."""
         super().lose_link()
         self._resync = True
+        present = self._server_settings()
+        self._settings = {suffix: present[suffix] for suffix in self._settings}
         self._post(MSTA=self._get("MSTA") | _COMMUNICATION_ERROR)
         if not self._get("DMOV"):
             self._post(MISS=1)
@@ -483,10 +491,7 @@ class Motor(Record):
 
     def restore(self) -> None:
         """Give settings that clients had made back to a device server that started anew."""
-        present = {
-            "VELO": self._get("VELO"), "ACCL": self._get("ACCL"), "BDST": self._get("BDST"),
-            "HLM": self._get("DHLM"), "LLM": self._get("DLLM"),
-        }  # fmt: skip
+        present = self._server_settings()
         for suffix, value in tuple(self._settings.items()):
             if present[suffix] != value:
                 _log.info("restoring %s.%s to %g", self.name, suffix, value)

@@ -382,6 +382,7 @@ async def test_settings_live_on_the_server():
     rig.link.ok("PUT")
     assert rig.get("VELO") == 60.0
     # A server that started anew gets it back.
+    rig.motor.lose_link()
     rig.news(VELO=2000.0)
     rig.motor.restore()
     assert rig.link.sent[-1] == "PUT:T:SAMPLE:X.VELO:60"

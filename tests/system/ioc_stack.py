@@ -1,0 +1,100 @@
+"""A device server and an IOC for tests, and clients in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from beamline.core.epics import client_environment
+from beamline.core.processes import Child, free_port
+from ioc.simulator import start_device_server
+
+# EPICS' own library reads its environment once per process, so every client gets a process.
+_PREAMBLE = """
+import json, os, sys, time
+import epics
+P = "BL02:"
+def get(name, **options):
+    return epics.caget(P + name, timeout=5, **options)
+def put(name, value, timeout=20):
+    return epics.caput(P + name, value, wait=True, timeout=timeout)
+def pv(name):
+    channel = epics.PV(P + name, auto_monitor=True)
+    assert channel.wait_for_connection(5), name
+    channel.get()
+    return channel
+def tell(**found):
+    print(json.dumps(found), flush=True)
+"""
+
+
+class Stack:
+    """A running device server with its IOC."""
+
+    def __init__(self, directory: Path, **server_options: Any) -> None:
+        self.directory = directory
+        self.server_options = server_options
+        self.port = free_port()
+        self.environment = client_environment(self.port)
+        self.server = start_device_server(log=directory / "server.log", **server_options)
+        self.server_port = int(self.server.info["port"])
+        self.ioc = self.start_ioc()
+
+    def start_ioc(self) -> Child:
+        self.ioc = Child(
+            "the IOC",
+            [
+                *(sys.executable, "-m", "ioc", "--exit-with-parent"),
+                *("--server", f"127.0.0.1:{self.server_port}", "--port", str(self.port)),
+            ],
+            log=self.directory / "ioc.log",
+        )
+        return self.ioc
+
+    def restart_server(self) -> None:
+        self.server = start_device_server(
+            log=self.directory / "server.log", port=self.server_port, **self.server_options
+        )
+
+    def start_client(self, code: str) -> "subprocess.Popen[str]":
+        """Start Python code that speaks EPICS; `tell(key=value)` in it makes a line of JSON."""
+        return subprocess.Popen(
+            [sys.executable, "-c", _PREAMBLE + textwrap.dedent(code)],
+            env={**os.environ, **self.environment},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def client(self, code: str, timeout: float = 60) -> dict[str, Any]:
+        """Run such code; return what it told, and ``stderr``."""
+        with self.start_client(code) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            finally:
+                process.kill()
+        assert process.returncode == 0, err
+        found: dict[str, Any] = {"stderr": err}
+        for line in out.splitlines():
+            if line.startswith("{"):
+                found.update(json.loads(line))
+        return found
+
+    def log(self) -> str:
+        return (self.directory / "ioc.log").read_text()
+
+    def stop(self) -> None:
+        self.ioc.stop()
+        self.server.stop()
+
+
+@contextmanager
+def running(directory: Path, **server_options: Any) -> Iterator[Stack]:
+    stack = Stack(directory, **server_options)
+    try:
+        yield stack
+    finally:
+        stack.stop()
