@@ -13,7 +13,8 @@ from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import ConnectionLostError
 from beamline.core.pvs import AREA_DETECTOR
-from ioc.channel import Completion, Double, Enum, Long, PutRefusedError, String
+from ioc.channel import Completion, PutRefusedError
+from ioc.fields import Double, Enum, Long, String
 from ioc.file_plugin import FilePlugin
 from ioc.link import Answer, DeviceLink
 from ioc.soft import RecordGroup, Soft

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +20,6 @@ from caproto import (
     AlarmSeverity,
     AlarmStatus,
     ChannelAlarm,
-    ChannelByte,
-    ChannelDouble,
-    ChannelEnum,
-    ChannelInteger,
-    ChannelShort,
-    ChannelString,
     ChannelType,
     SubscriptionType,
 )
@@ -47,16 +41,11 @@ __all__ = [
     "PROPERTY_CHANGED",
     "VALUE_CHANGED",
     "Alarm",
-    "CharArray",
     "Completion",
-    "Double",
-    "Enum",
     "Field",
-    "Long",
+    "PutHandler",
     "PutRefusedError",
-    "Short",
     "Stamp",
-    "String",
 ]
 
 VALUE_CHANGED = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG
@@ -303,146 +292,6 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def _decoded(data: Any) -> str:
-    return bytes(data[0]).split(b"\0")[0].decode("latin-1")
-
-
 def _shown(data: Any) -> str:
     text = repr(data[0] if isinstance(data, (Sequence, np.ndarray)) and len(data) == 1 else data)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-class Double(Field, ChannelDouble):
-    """A 64-bit floating-point field; NaN and infinity are refused from clients."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        for edge in ("upper_alarm", "lower_alarm", "upper_warning", "lower_warning"):
-            kwargs.setdefault(f"{edge}_limit", math.nan)  # none, where caproto would say 0
-        super().__init__(**kwargs)
-
-    def _from_wire(self, data: Any, wire_type: ChannelType) -> float:
-        number = float(_decoded(data) if wire_type is ChannelType.STRING else data[0])
-        if not math.isfinite(number):
-            raise PutRefusedError(f"{self.name} can't take {number}: expected a finite number.")
-        return number
-
-    def _to_wire(self, native: Any) -> Any:
-        if native is ChannelType.DOUBLE:
-            return np.array([self._data["value"]], dtype=">f8")
-        if native is ChannelType.STRING:
-            precision = self._data.get("precision", 0)
-            return [_format(self._data["value"], precision).encode("latin-1")]
-        return super()._to_wire(native)
-
-
-def _format(value: float, precision: int) -> str:
-    # As EPICS base: fixed notation while it fits, exponential for what fixed would show as zero.
-    if value and (abs(value) < 10.0**-precision or abs(value) >= 1e15):
-        return f"{value:.{max(precision, 3)}e}"
-    return f"{value:.{precision}f}"
-
-
-class _Integer(Field):
-    _low = -(2**31)
-    _high = 2**31 - 1
-
-    def _from_wire(self, data: Any, wire_type: ChannelType) -> int:
-        # Not by caproto's conversion, which wraps what is too large.
-        number = int(float(_decoded(data)) if wire_type is ChannelType.STRING else data[0])
-        if not self._low <= number <= self._high:
-            raise PutRefusedError(
-                f"{self.name} can't take {number}: expected {self._low} to {self._high}."
-            )
-        return number
-
-
-class Long(_Integer, ChannelInteger):
-    """A 32-bit integer field."""
-
-
-class Short(_Integer, ChannelShort):
-    """A 16-bit integer field."""
-
-    _low = -(2**15)
-    _high = 2**15 - 1
-
-
-class Enum(Field, ChannelEnum):
-    """An enumeration; its value is the index of the state."""
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Names of the states."""
-        return tuple(self._data["enum_strings"])
-
-    @property
-    def state(self) -> str:
-        """Name of the present state."""
-        return self.states[self.current]
-
-    def set_states(self, states: Iterable[str]) -> None:
-        """Give new names to the states (at most 16, each of at most 25 characters)."""
-        self.set_properties(enum_strings=tuple(state[:25] for state in states)[:16])
-
-    def _from_wire(self, data: Any, wire_type: ChannelType) -> int:
-        if wire_type is ChannelType.STRING:
-            text = _decoded(data)
-            if text in self.states:
-                return self.states.index(text)
-            index = int(text) if text.strip().isdigit() else -1
-        else:
-            index = int(data[0])
-        if not 0 <= index < len(self.states):
-            shown = text if wire_type is ChannelType.STRING else index
-            raise PutRefusedError(
-                f"{self.name} can't take {shown!r}: expected one of {', '.join(self.states)}."
-            )
-        return index
-
-
-class String(Field, ChannelString):
-    """A string of at most 39 characters (longer ones are reached as ``NAME.FIELD$``)."""
-
-    def _from_wire(self, data: Any, wire_type: ChannelType) -> str:
-        if wire_type is ChannelType.STRING:
-            return _decoded(data)
-        if wire_type is ChannelType.CHAR:
-            return bytes(data).split(b"\0")[0].decode("latin-1")
-        return str(data[0])
-
-
-class CharArray(Field, ChannelByte):
-    """A long string as a null-terminated character waveform (ADCore's file paths)."""
-
-    def __init__(self, *, value: str = "", max_length: int = 1024, **kwargs: Any) -> None:
-        super().__init__(value=b"\0", max_length=max_length, **kwargs)
-        self._data["value"] = self.pack(value)
-
-    def pack(self, text: str) -> bytes:
-        """Encode a string for `post`."""
-        return text.encode("utf-8") + b"\0"
-
-    @property
-    def text(self) -> str:
-        """Present value as a string."""
-        return bytes(self.current).split(b"\0")[0].decode("utf-8", "replace")
-
-    def _from_wire(self, data: Any, wire_type: ChannelType) -> bytes:
-        raw = bytes(data[0]) if wire_type is ChannelType.STRING else bytes(data)
-        raw = raw.split(b"\0")[0]
-        if len(raw) >= self._max_length:
-            raise PutRefusedError(
-                f"{self.name} takes at most {self._max_length - 1} bytes, found {len(raw)}."
-            )
-        return raw + b"\0"
-
-    def _to_wire(self, native: Any) -> Any:
-        if native is ChannelType.STRING:
-            return [bytes(self.current).rstrip(b"\0")[:39]]
-        return np.frombuffer(self.current, dtype=np.uint8).astype(backend.type_map[native])
-
-
-async def finished(completion: Awaitable[None] | None) -> None:
-    """Wait for a put handler's completion, if it has one."""
-    if completion is not None:
-        await completion

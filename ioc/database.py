@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from beamline.core.errors import BeamlineError
 from beamline.core.pvs import AREA_DETECTOR, PVS, SCALER_CHANNELS
 from ioc.area_detector import AreaDetector
-from ioc.channel import Enum, Field
+from ioc.channel import Field
+from ioc.fields import Enum
 from ioc.link import DeviceLink
 from ioc.mirror import Input, Output
 from ioc.motor import Motor

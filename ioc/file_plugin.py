@@ -10,7 +10,8 @@ from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
-from ioc.channel import CharArray, Completion, Enum, Long, PutRefusedError, String
+from ioc.channel import Completion, PutRefusedError
+from ioc.fields import CharArray, Enum, Long, String
 from ioc.soft import RecordGroup
 from ioc.writer_process import WriterProcess
 

@@ -10,7 +10,8 @@ from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import BeamlineError
 from beamline.core.pvs import PVSpec
-from ioc.channel import Completion, Double, Enum, Field, PutRefusedError, String
+from ioc.channel import Completion, Field, PutRefusedError
+from ioc.fields import Double, Enum, String
 from ioc.link import DeviceLink
 from ioc.record import NO_LIMITS, AlarmLimits, Record
 

@@ -16,17 +16,16 @@ import functools
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import BeamlineError, ConnectionLostError
 from beamline.core.pvs import PVSpec
-from ioc.channel import Completion, Field, PutRefusedError
+from ioc.axis_record import AxisRecord
+from ioc.channel import Completion, PutRefusedError
 from ioc.link import Answer, DeviceLink
 from ioc.motion import MotionTracker
-from ioc.motor_fields import PAUSED_STATES, Coordinates, motor_fields
-from ioc.record import Record
+from ioc.motor_fields import PAUSED_STATES, Coordinates
 
 __all__ = ["Motor"]
 
@@ -39,7 +38,7 @@ _SILENCE = 1.0
 _BUTTONS = ("JOGF", "JOGR", "HOMF", "HOMR")
 
 
-class Motor(Record):
+class Motor(AxisRecord):
     """A motor record.
 
     Parameters
@@ -53,61 +52,21 @@ class Motor(Record):
     """
 
     def __init__(self, prefix: str, spec: PVSpec, link: DeviceLink) -> None:
-        super().__init__(prefix + spec.suffix, "motor", spec.description)
-        self.spec = spec
-        self._link = link
+        super().__init__(prefix, spec, link)
         self._tracker = MotionTracker()
-        self._coordinates = Coordinates()
         self._waiting: list[asyncio.Future[None]] = []
-        self._settings: dict[str, float] = {}
         self._setpoint = 0.0
         self._resync = True  # take the target from the server at the next update
         self._stopping = False
         self._held = False  # a target is set that SPMG does not let the motor go to
         self._fault = False  # the server refused to move
         self._last_news = 0.0
-        handlers = {
-            name.removeprefix("_put_").upper(): getattr(self, name)
-            for name in dir(self)
-            if name.startswith("_put_")
-        }
-        for suffix, (kind, writable, metadata) in motor_fields(spec).items():
-            handler = handlers.get(suffix)
-            self.add(suffix, kind, put=handler, read_only=not writable, **metadata)
-        self._set_dial_limits(spec.low, spec.high)
 
-    # ---- small helpers
-
-    def _get(self, suffix: str) -> Any:
-        return self.fields[suffix].current
-
-    def _post(self, **values: Any) -> None:
-        for suffix, value in values.items():
-            self.fields[suffix].post(value)
-
-    def _steps(self, dial: float) -> int:
-        steps = round(dial / self._get("MRES"))
-        return max(-(2**31), min(2**31 - 1, steps))
+    # ---- moving
 
     @property
     def _paused(self) -> bool:
         return self.fields["SPMG"].state in PAUSED_STATES  # type: ignore[attr-defined]
-
-    def _post_target(self, dial: float) -> None:
-        user = self._coordinates.to_user(dial)
-        self._post(
-            VAL=user, DVAL=dial, RVAL=self._steps(dial), LVAL=user, LDVL=dial,
-            DIFF=dial - self._get("DRBV"), RDIF=self._steps(dial - self._get("DRBV")),
-        )  # fmt: skip
-
-    def _post_readback(self, dial: float) -> None:
-        self._post(
-            DRBV=dial, RRBV=self._steps(dial), RMP=self._steps(dial), REP=self._steps(dial),
-            DIFF=self._get("DVAL") - dial, RDIF=self._steps(self._get("DVAL") - dial),
-            RBV=self._coordinates.to_user(dial),
-        )  # fmt: skip
-
-    # ---- moving
 
     def _go(self, dial: float) -> Completion:
         """Move to a dial position, if everything allows it."""
@@ -141,7 +100,7 @@ class Motor(Record):
         return self._send_move(dial)
 
     def _send_move(self, dial: float) -> Completion:
-        self._stopping = self._fault = False
+        self._stopping = self._fault = self._held = False
         self._last_news = time.monotonic()
         completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(completion)
@@ -189,8 +148,7 @@ class Motor(Record):
         if not self._tracker.finished:
             return
         self._tracker.reset()
-        if self._paused and not self._stopping and self._get("DVAL") != self._get("DRBV"):
-            self._held = True
+        if self._held and not self._stopping and self._get("DVAL") != self._get("DRBV"):
             return
         if self._stopping or any(self._get(button) for button in _BUTTONS):
             self._post_target(self._get("DRBV"))
@@ -288,11 +246,11 @@ class Motor(Record):
         self._post(SPMG=value, LSPG=value)
         if not self._paused:
             if self._held and self._link.connected:
-                self._held = False
                 self._send_move(self._get("DVAL"))
         elif self.fields["SPMG"].state == "Stop":  # type: ignore[attr-defined]
             self._halt()
         elif self._tracker.active:
+            self._held = True
             self._link.send(f"MSTOP:{self.name}", lambda _: None)
         return None
 
@@ -300,8 +258,6 @@ class Motor(Record):
         if value and self._get("DMOV"):
             self._post_target(self._get("DRBV"))
         return None
-
-    # ---- coordinates
 
     def _redefine(self, user: float | None) -> Completion:
         """SET mode: give the present position a new name; DMOV blinks, nothing moves."""
@@ -316,114 +272,6 @@ class Motor(Record):
         if not self._tracker.active and not self._held:
             self._end_motion()
         return None
-
-    def _put_off(self, value: float) -> Completion:
-        self._relabel(Coordinates(value, self._coordinates.direction))
-        return None
-
-    def _put_dir(self, value: int) -> Completion:
-        self._relabel(Coordinates(self._coordinates.offset, -1 if value else 1))
-        return None
-
-    def _relabel(self, coordinates: Coordinates) -> None:
-        self.touch()
-        self._coordinates = coordinates
-        self._post(OFF=coordinates.offset, DIR=int(coordinates.direction < 0))
-        self._post_readback(self._get("DRBV"))
-        self._post_target(self._get("DVAL"))
-        # Limits last: ophyd reads them anew when they change, and a monitor of VAL that it
-        # handles after that would bring back the old ones.
-        self._set_dial_limits(self._get("DLLM"), self._get("DHLM"))
-
-    def _put_sset(self, _: int) -> Completion:
-        self._post(SET=1)
-        return None
-
-    def _put_suse(self, _: int) -> Completion:
-        self._post(SET=0)
-        return None
-
-    def _put_vof(self, _: int) -> Completion:
-        self._post(FOFF=0)
-        return None
-
-    def _put_fof(self, _: int) -> Completion:
-        self._post(FOFF=1)
-        return None
-
-    # ---- settings that the server keeps
-
-    def _put_velo(self, value: float) -> Completion:
-        return self._configure("VELO", value)
-
-    def _put_accl(self, value: float) -> Completion:
-        return self._configure("ACCL", value)
-
-    def _put_bdst(self, value: float) -> Completion:
-        return self._configure("BDST", value)
-
-    def _put_dhlm(self, value: float) -> Completion:
-        return self._configure("HLM", value)
-
-    def _put_dllm(self, value: float) -> Completion:
-        return self._configure("LLM", value)
-
-    def _put_hlm(self, value: float) -> Completion:
-        suffix = "HLM" if self._coordinates.direction > 0 else "LLM"
-        return self._configure(suffix, self._coordinates.to_dial(value))
-
-    def _put_llm(self, value: float) -> Completion:
-        suffix = "LLM" if self._coordinates.direction > 0 else "HLM"
-        return self._configure(suffix, self._coordinates.to_dial(value))
-
-    def _configure(self, suffix: str, value: float) -> Completion:
-        """Send a setting (limits: dial) to the server, which has the last word on it."""
-        name = f"{self.name}.{suffix}"
-        if not self._link.connected:
-            raise PutRefusedError(
-                f"{name} can't be set to {value:g}: no connection to the device server."
-            )
-        completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: Answer) -> None:
-            if isinstance(answer, str):
-                self.touch()
-                self._settings[suffix] = value
-                self._take_settings({suffix: f"{value:.17g}"})
-                completion.set_result(None)
-            else:
-                completion.set_exception(
-                    PutRefusedError(
-                        f"{name} can't be set to {value:g}: the device server says {answer}."
-                    )
-                )
-
-        self._link.send(f"PUT:{name}:{value:.17g}", answered)
-        return completion
-
-    def _server_settings(self) -> dict[str, float]:
-        return {
-            "VELO": self._get("VELO"), "ACCL": self._get("ACCL"), "BDST": self._get("BDST"),
-            "HLM": self._get("DHLM"), "LLM": self._get("DLLM"),
-        }  # fmt: skip
-
-    def _take_settings(self, values: Mapping[str, str]) -> None:
-        for suffix in ("VELO", "ACCL", "BDST"):
-            if suffix in values:
-                self._post(**{suffix: float(values[suffix])})
-        if "HLM" in values or "LLM" in values:
-            self._set_dial_limits(
-                float(values.get("LLM", self._get("DLLM"))),
-                float(values.get("HLM", self._get("DHLM"))),
-            )
-
-    def _set_dial_limits(self, low: float, high: float) -> None:
-        user_low, user_high = self._coordinates.limits_to_user(low, high)
-        for suffix in ("VAL", "RBV", "HLM", "LLM"):
-            _set_range(self.fields[suffix], user_low, user_high)
-        for suffix in ("DVAL", "DRBV", "DHLM", "DLLM"):
-            _set_range(self.fields[suffix], low, high)
-        self._post(DLLM=low, DHLM=high, LLM=user_low, HLM=user_high)
 
     # ---- news from the server
 
@@ -451,18 +299,6 @@ class Motor(Record):
             self._post(DMOV=int(self._tracker.at_rest))
         self._finish_if_done()
 
-    def _take_switches(self, values: Mapping[str, str]) -> None:
-        for suffix, raw in (("HLS", "RHLS"), ("LLS", "RLLS")):
-            if suffix in values:
-                self._post(**{raw: int(float(values[suffix]))})
-        high, low = self._get("RHLS"), self._get("RLLS")
-        # A switch that closes exactly where the motor was sent has stopped nothing.
-        if self._get("DRBV") == self._get("DVAL"):
-            high = low = 0
-        if self._coordinates.direction < 0:
-            high, low = low, high
-        self._post(HLS=high, LLS=low)
-
     def _evaluate_alarm(self) -> None:
         status = self._get("MSTA")
         limit_severity = AlarmSeverity(self._get("HLSV"))
@@ -479,8 +315,6 @@ class Motor(Record):
         """Raise the alarm and end any motion: nobody knows where the motor is."""
         super().lose_link()
         self._resync = True
-        present = self._server_settings()
-        self._settings = {suffix: present[suffix] for suffix in self._settings}
         self._post(MSTA=self._get("MSTA") | _COMMUNICATION_ERROR)
         if not self._get("DMOV"):
             self._post(MISS=1)
@@ -488,16 +322,6 @@ class Motor(Record):
         self.fields["RBV"].post(self._get("RBV"), force=True)
         self._tracker.reset()
         self._end_motion(PutRefusedError(f"{self.name} lost its connection to the device server."))
-
-    def restore(self) -> None:
-        """Give settings that clients had made back to a device server that started anew."""
-        present = self._server_settings()
-        for suffix, value in tuple(self._settings.items()):
-            if present[suffix] != value:
-                _log.info("restoring %s.%s to %g", self.name, suffix, value)
-                completion = self._configure(suffix, value)
-                if completion is not None:
-                    completion.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def check(self) -> None:
         """Ask the server when a motion has not been heard of for a while."""
@@ -509,9 +333,3 @@ class Motor(Record):
     def _polled(self, answer: Answer) -> None:
         if isinstance(answer, str):
             self.mirror(dict(zip(("", "RBV", "DMOV"), answer.split(","), strict=True)), time.time())
-
-
-def _set_range(field: Field, low: float, high: float) -> None:
-    field.set_properties(
-        upper_ctrl_limit=high, lower_ctrl_limit=low, upper_disp_limit=high, lower_disp_limit=low
-    )

@@ -9,16 +9,8 @@ from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
-from ioc.channel import (
-    ALARM_CHANGED,
-    Alarm,
-    Double,
-    Enum,
-    Field,
-    Short,
-    Stamp,
-    String,
-)
+from ioc.channel import ALARM_CHANGED, Alarm, Field, Stamp
+from ioc.fields import Double, Enum, Short, String
 
 __all__ = ["ALARM_SEVERITIES", "ALARM_STATES", "NO_LIMITS", "AlarmLimits", "Record"]
 

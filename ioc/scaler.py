@@ -9,7 +9,8 @@ from typing import Any
 
 from beamline.core.errors import BeamlineError, ConnectionLostError
 from beamline.core.pvs import SCALER, SCALER_CHANNELS, spec
-from ioc.channel import Completion, Double, Enum, Long, PutRefusedError, Short, String
+from ioc.channel import Completion, PutRefusedError
+from ioc.fields import Double, Enum, Long, Short, String
 from ioc.link import Answer, DeviceLink
 from ioc.record import Record
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
-from ioc.channel import CharArray, Double, Enum, Field, Long, PutHandler, String
+from ioc.channel import Field, PutHandler
+from ioc.fields import CharArray, Double, Enum, Long, String
 from ioc.record import Record
 
 __all__ = ["RecordGroup", "Soft"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from caproto import AccessRights, AlarmSeverity, AlarmStatus, ChannelType
 
-from ioc.channel import CharArray, Double, Enum, Long, PutRefusedError, Short, String
+from ioc.channel import PutRefusedError
+from ioc.fields import CharArray, Double, Enum, Long, Short, String
 from ioc.record import AlarmLimits, Record
 
 

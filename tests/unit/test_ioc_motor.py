@@ -198,6 +198,35 @@ async def test_pause_holds_the_put_until_go():
 
 
 @in_loop
+async def test_go_while_the_motor_still_brakes_for_a_pause():
+    rig = Rig()
+    done = rig.put("VAL", 5.0)
+    rig.link.ok()
+    rig.news(DMOV=0, RBV=2.0)
+    rig.put("SPMG", 1)
+    rig.put("SPMG", 3)
+    assert rig.link.sent[-2:] == ["MSTOP:T:SAMPLE:X", "MOVE:T:SAMPLE:X:5"]
+    rig.link.ok("STOPPING")
+    rig.finish_at(2.5)
+    assert not done.done()
+    rig.link.ok()
+    rig.finish_at(5.0)
+    assert done.done()
+    assert rig.client.of("DMOV") == [0, 1]
+
+
+@in_loop
+async def test_a_motor_that_arrives_in_spite_of_a_late_pause():
+    rig = Rig()
+    done = rig.put("VAL", 5.0)
+    rig.link.ok()
+    rig.put("SPMG", 1)
+    rig.finish_at(5.0)
+    assert done.done()
+    assert rig.get("DMOV") == 1
+
+
+@in_loop
 async def test_a_target_given_while_paused_waits_for_go():
     rig = Rig()
     rig.put("SPMG", 0)

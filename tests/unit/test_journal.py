@@ -279,6 +279,15 @@ def test_a_uid_cannot_leave_the_directory(tmp_path):
     assert Journal(inside).find("../..").uid == evil
 
 
+@pytest.mark.parametrize("begun", [math.nan, 1e30, -1e30, "yesterday", None])
+def test_a_start_without_a_usable_time_is_recorded(tmp_path, begun):
+    documents = run_documents()
+    documents[0][1]["time"] = begun
+    path = write(tmp_path, documents)
+    assert path.parent.name == "undated"
+    assert same([list(d) for d in read_journal(path)], [list(d) for d in documents])
+
+
 def test_unusable_directory_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(
