@@ -32,16 +32,22 @@ class RunProgress:
             self._bar = None
 
     def _begin(self, doc: dict[str, Any]) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
+        console = Console()
+        if not console.is_terminal:
+            return
         self._descriptors = set()
         self._bar = Progress(
             "{task.description}",
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
+            console=console,
             transient=True,
         )
         title = f"scan {doc.get('scan_id', '?')} {doc.get('plan_name', '')}"

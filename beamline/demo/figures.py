@@ -77,10 +77,14 @@ def draw_spectrum(
     left.text(0.97, 0.05, f"edge step {result.edge_step:.3f}", transform=left.transAxes, ha="right")
     near = np.abs(energy - result.e0) < 30
     right.plot(energy[near], np.gradient(absorption, energy)[near], ".-", ms=3, lw=0.8, color="C0")
-    right.axvline(result.e0, color="C1", label=f"found E0 {result.e0:.2f} eV")
-    right.axvline(true_e0, color="k", ls=":", label=f"true E0 {true_e0:.2f} eV")
-    right.set(xlabel="energy (eV)", ylabel="dµt/dE (1/eV)", title="derivative at the edge")
-    right.legend(fontsize="small")
+    right.axvline(result.e0, color="C1", label="found")
+    right.axvline(true_e0, color="k", ls=":", label="true")
+    right.set(
+        xlabel="energy (eV)",
+        ylabel="dµt/dE (1/eV)",
+        title=f"E0: found {result.e0:.2f} eV, true {true_e0:.2f} eV",
+    )
+    right.legend(loc="upper left")
     figure.savefig(path, dpi=120)
 
 
@@ -94,6 +98,6 @@ def draw_still(path: Path, image: npt.NDArray[Any], peaks: Array, truth: Array) 
     axes.scatter(peaks[:, 0], peaks[:, 1], lw=1, label="found peaks", **circle)
     axes.scatter(truth[:, 0], truth[:, 1], s=14, marker="+", c="C3", lw=0.8, label="true spots")
     axes.set(xlabel="fs (px)", ylabel="ss (px)", title="Crystal still")
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     figure.colorbar(shown, ax=axes, label="counts", shrink=0.85)
     figure.savefig(path, dpi=120)

@@ -95,13 +95,13 @@ def extent(position: Array, absorption: Array) -> tuple[float, float]:
 
 
 def peaks_by_frame(paths: list[Path]) -> list[tuple[int, Array]]:
-    """Read the peaks of CXI files: (event number, (n, 2) fs and ss in px) for each event."""
+    """Read the peaks of CXI files: (frame of the run, (n, 2) fs and ss in px) for each event."""
     frames = []
     for path in paths:
         with h5py.File(path, "r", locking=False) as file:
             result = file["entry_1/result_1"]
             counts = result["nPeaks"][()]
-            numbers = file["entry_1/event_id"][()]
+            numbers = file["entry_1/frame_index"][()]
             x, y = result["peakXPosRaw"][()], result["peakYPosRaw"][()]
         for row, (count, number) in enumerate(zip(counts, numbers, strict=True)):
             frames.append(

@@ -29,6 +29,7 @@ __all__ = ["Finding", "Report", "run_demo"]
 TIME_SCALE = 50.0
 STILLS = 20
 STILLS_ENERGY = 9500.0
+CRYSTAL = {"name": "lysozyme", "description": "simulated crystals, random orientation"}
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class _Demo:
             self.truth = client.truth()
         self.sample = self.truth["samples"][0]
         self.uids: dict[str, str] = {}
+        self.centre: dict[str, float] = {}
 
     def _run(self, name: str, plan: Any) -> Path:
         """Run a plan; return its NeXus file."""
@@ -170,6 +172,7 @@ class _Demo:
                 self.figures / f"align_{axis}.png", position, absorption, centre, true,
                 f"sample_{axis}",
             )  # fmt: skip
+            self.centre[axis] = centre
             self._move(motor, centre)
             self.say(f"Line scan of sample_{axis}: the foil's centre is at {centre:.1f} µm.")
 
@@ -198,6 +201,7 @@ class _Demo:
             self.figures / "mesh.png", y, x, absorption, (true[0], true[1], true[2], true[3])
         )
         self.say(f"Mesh scan: a foil of {width:.0f} × {height:.0f} µm.")
+        self._move(bl.sample.x, self.centre["x"], bl.sample.y, self.centre["y"])
 
     def xafs(self) -> None:
         """Measure the absorption edge of the foil."""
@@ -221,7 +225,7 @@ class _Demo:
         with DeviceClient(*self.address) as client:
             first = int(client.get(f"{self.session.settings.prefix}AD1:TOTAL"))
         before = set(self.session.store.cxi.files)
-        self._run("stills", self.session.plans.stills(bl.area_detector, STILLS))
+        self._run("stills", self.session.plans.stills(bl.area_detector, STILLS, sample=CRYSTAL))
         files = sorted(Path(path) for path in set(self.session.store.cxi.files) - before)
         frames = findings.peaks_by_frame(files)
         pairs, truth = [], []
