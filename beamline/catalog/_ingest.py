@@ -94,12 +94,14 @@ class Ingester:
             uid = str(reader.start()["uid"])
             finished = reader.stop() is not None
             size = reader.size
-            largest = max((length for length in reader.lengths()), default=1)
-            rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // largest))
             try:
                 self._remove(uid)
-                streams = survey(_until(reader, stopped))
-                self._write(_until(completed(reader), stopped), streams, rows)
+                measured = _Measured(reader)
+                streams = survey(_until(measured, stopped))
+                rows = int(_BATCH_BYTES // measured.bytes_per_row)
+                self._write(
+                    _until(completed(reader), stopped), streams, max(1, min(_BATCH_ROWS, rows))
+                )
             except (Interrupted, FileFormatError):
                 self._clean_up(uid)
                 raise
@@ -148,6 +150,20 @@ class Ingester:
             self._remove(uid)
         except Exception:  # noqa: BLE001  (the failure before it is the one to tell)
             _log.exception("what was written of run %s could not be removed", uid)
+
+
+class _Measured:
+    """The documents of a reader; afterwards it knows how large their rows are."""
+
+    def __init__(self, reader: JournalReader) -> None:
+        self._reader = reader
+        self.bytes_per_row = 1.0
+
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for name, doc in self._reader:
+            rows = len(doc["seq_num"]) if name == "event_page" else 1
+            self.bytes_per_row = max(self.bytes_per_row, self._reader.length / max(rows, 1))
+            yield name, doc
 
 
 def _until(

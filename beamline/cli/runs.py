@@ -28,6 +28,7 @@ def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from beamline.core.config import load_settings
     from beamline.documents.journal import Journal
@@ -51,7 +52,7 @@ def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None
     ):
         table.add_column(heading, justify=justify, no_wrap=heading in ("uid", "started"))  # type: ignore[arg-type]
     for run in runs:
-        table.add_row(
+        cells = (
             str(run.scan_id if run.scan_id is not None else ""),
             run.uid[:8],
             run.plan_name or "",
@@ -59,8 +60,10 @@ def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None
             datetime.fromtimestamp(run.time).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
             f"{run.duration:.1f} s" if run.duration is not None else "",
             " ".join(f"{stream}:{count}" for stream, count in run.num_events.items()),
-            run.exit_status + (f": {run.reason}" if run.reason else ""),
+            run.exit_status + (f": {' '.join(run.reason.split())}" if run.reason else ""),
         )
+        # Text, not str: a reason or a sample's name with brackets is no markup.
+        table.add_row(*(Text(cell) for cell in cells))
     console = Console()
     if not console.is_terminal:
         # A pipe has no width to fit into: nothing may be cut off for the next program.

@@ -69,6 +69,8 @@ class JournalReader:
     damage : str or None
         After iteration: what is wrong with the rest of the file, if it does not end with a whole
         record. Expected of a file whose writer was killed or lost its power.
+    length : int
+        Bytes of the document that was read last.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class JournalReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: str | None = None
+        self.length = 0
         try:
             self._stream: BinaryIO = path.open("rb")
         except OSError as error:
@@ -160,17 +163,6 @@ class JournalReader:
                 )
             return
 
-    def lengths(self) -> Iterator[int]:
-        """Yield the bytes of each document, without reading it."""
-        position = self._stream.seek(len(MAGIC))
-        size = self.size
-        while position + _RECORD.size <= size:
-            array, uint32, _, kind, length = _RECORD.unpack(self._stream.read(_RECORD.size))
-            if (array, uint32, kind) != (_ARRAY2, _UINT32, _BIN32):
-                return
-            yield length
-            position = self._stream.seek(length, 1)
-
     def _next(self, size: int) -> tuple[str, dict[str, Any]] | str | None:
         """Return the record here, None at the footer, or what is wrong."""
         position = self._stream.tell()
@@ -187,6 +179,7 @@ class JournalReader:
         if position + _RECORD.size + length > size:
             return "the last record is cut off"
         payload = self._stream.read(length)
+        self.length = length
         if zlib.crc32(payload) != crc:
             return "the checksum is wrong"
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -228,7 +229,7 @@ def summarize(path: Path) -> RunSummary:
 def _summary(
     reader: JournalReader, start: Mapping[str, Any], stop: Mapping[str, Any] | None
 ) -> RunSummary:
-    begun = float(start.get("time", 0.0))
+    begun = _seconds(start.get("time"), 0.0)
     damage = duration = None
     if stop is None:
         alive = reader.being_written
@@ -238,7 +239,7 @@ def _summary(
     else:
         num_events = stop.get("num_events") or {}
         status = str(stop.get("exit_status", "success"))
-        duration = float(stop.get("time", begun)) - begun
+        duration = _seconds(stop.get("time"), begun) - begun
     sample = start.get("sample")
     if isinstance(sample, Mapping):
         sample = sample.get("name")
@@ -270,6 +271,11 @@ def count_events(documents: JournalReader) -> dict[str, int]:
             rows = 1 if name == "event" else len(doc["seq_num"])
             counts[streams[doc["descriptor"]]] += rows
     return counts
+
+
+def _seconds(value: object, otherwise: float) -> float:
+    usable = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if usable else otherwise  # type: ignore[arg-type]
 
 
 def _text(value: object) -> str | None:

@@ -122,10 +122,9 @@ class _RunFile:
     """Consumer of one run's documents."""
 
     def __init__(self, directory: Path, start: Mapping[str, Any]) -> None:
-        day = datetime.fromtimestamp(start.get("time", 0.0), UTC).astimezone().date()
         self.uid = str(start["uid"])
         # Foreign uids may hold anything; quoted they can't leave the directory.
-        self.path = directory / day.isoformat() / f"{quote(self.uid, safe='')}{SUFFIX}"
+        self.path = directory / _day(start) / f"{quote(self.uid, safe='')}{SUFFIX}"
         self._descriptor: int | None = None
         self._pending = bytearray(MAGIC)
         self._length = len(MAGIC)
@@ -187,6 +186,13 @@ class _RunFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _day(start: Mapping[str, Any]) -> str:
+    try:
+        return datetime.fromtimestamp(start["time"], UTC).astimezone().date().isoformat()
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return "undated"
 
 
 def _sync_directory(folder: Path) -> None:

@@ -285,14 +285,13 @@ def test_a_start_without_a_usable_time_is_recorded(tmp_path, begun):
     documents[0][1]["time"] = begun
     path = write(tmp_path, documents)
     assert path.parent.name == "undated"
+    assert math.isfinite(Journal(tmp_path).find(-1).time)
     assert same([list(d) for d in read_journal(path)], [list(d) for d in documents])
 
 
 def test_unusable_directory_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(
-        JournalError, match=r"cannot write the journal in .*file/journal"
-    ) as error:
+    with pytest.raises(JournalError, match=r"cannot write the journal in .*file/journal") as error:
         JournalWriter(tmp_path / "file" / "journal")
     assert isinstance(error.value, OSError)
     if os.geteuid() != 0:
@@ -370,7 +369,7 @@ def hostile(documents):
         "no-start": MAGIC + record("stop", documents[-1][1]),
         "not-a-dict": MAGIC + record("start", 5),
         "start-without-uid": MAGIC + record("start", {"time": 1.0}),
-        "time-is-text": MAGIC + record("start", {"uid": "u", "time": "soon"}),
+        "stop-is-odd": MAGIC + start + record("descriptor", {"data_keys": 1}),
         "event-without-descriptor": MAGIC + start + record("event", {"data": {}}),
         "huge-length": MAGIC + b"\x92\xce\x00\x00\x00\x00\xc6\xff\xff\xff\xff" + b"x" * 50,
         "bomb": MAGIC + b"\xdd\xff\xff\xff\xff" * 20,
