@@ -15,7 +15,14 @@ from ophyd import Device, EpicsSignal, EpicsSignalRO
 
 from beamline.core.errors import ConfigurationError, ConnectionLostError, DetectorError
 from devices._operation import Operation
-from devices._signals import INVALID, FreshSignal, FreshSignalRO, VerifiedSignal, read_many
+from devices._signals import (
+    INVALID,
+    FreshSignal,
+    FreshSignalRO,
+    VerifiedSignal,
+    get,
+    read_many,
+)
 
 __all__ = ["AreaDetector"]
 
@@ -136,7 +143,7 @@ class AreaDetector(Device):
         if self._resource is None:
             self._open_file()
         self._new_row = None
-        duration = float(self.exposure.get()) + float(self.period.get())
+        duration = sum(sample.value for sample in read_many([self.exposure, self.period]))
         operation = Operation(
             self,
             f"frame {self._captured} of {self.acquire.pvname}",
@@ -156,7 +163,7 @@ class AreaDetector(Device):
             "source": f"PV:{self.prefix}cam1:",
             "dtype": "array",
             "dtype_numpy": self.dtype_numpy,
-            "shape": [int(self.size_y.get()), int(self.size_x.get())],
+            "shape": self._frame_shape(),
             "external": "STREAM:",
             "units": "counts",
         }
@@ -225,7 +232,13 @@ class AreaDetector(Device):
                 "frames_dir to Beamline."
             )
         directory = self.directory.absolute()
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot make the folder {directory} for the frames of {self.name}: "
+                f"{error.strerror}; set {self.name}.directory to another."
+            ) from None
         moment = time.strftime("%Y%m%d_%H%M%S")
         for signal, value in (
             (self.file_path, f"{directory}/"),
@@ -245,8 +258,8 @@ class AreaDetector(Device):
                 f"({self.file_path_exists.pvname} is 0): choose a folder that it sees."
             )
         self._switch_capture(1)
-        path = self.full_file_name.get()
-        shape = [int(self.size_y.get()), int(self.size_x.get())]
+        path = get(self.full_file_name)
+        shape = self._frame_shape()
         self._resource = compose_stream_resource(
             mimetype="application/x-hdf5",
             uri=f"file://localhost{quote(path)}",
@@ -267,6 +280,9 @@ class AreaDetector(Device):
                 f"{self.dropped.pvname})."
             )
 
+    def _frame_shape(self) -> list[int]:
+        return [int(get(self.size_y)), int(get(self.size_x))]
+
     def _put(self, signal: Any, value: Any) -> None:
         try:
             signal.put(value, wait=True, timeout=_FILE_TIMEOUT)
@@ -284,7 +300,7 @@ class AreaDetector(Device):
             capturing, status = read_many([self.capture, self.write_status])
             if status.value or status.severity >= INVALID:
                 raise DetectorError(
-                    f"the file writer of {self.name} reports: {self.write_message.get()!r} "
+                    f"the file writer of {self.name} reports: {get(self.write_message)!r} "
                     f"({self.write_status.pvname}, alarm {status.alarm})."
                 )
             if capturing.value == wanted:
@@ -300,8 +316,8 @@ class AreaDetector(Device):
         if self.acquire.connected:
             self.acquire.put(0, use_complete=False, force=True)
 
-    def _acquiring(self) -> bool:
-        (acquire,) = read_many([self.acquire])
+    def _acquiring(self, timeout: float) -> bool:
+        (acquire,) = read_many([self.acquire], timeout)
         return bool(acquire.value)
 
     def _verify(self, operation: Operation) -> None:
@@ -311,7 +327,7 @@ class AreaDetector(Device):
         before, self._captured = self._captured, int(captured.value)
         if status.value or status.severity >= INVALID:
             raise DetectorError(
-                f"{operation.what} was not written: {self.write_message.get()!r} "
+                f"{operation.what} was not written: {get(self.write_message)!r} "
                 f"({self.write_status.pvname}, alarm {status.alarm})."
             )
         if operation.stopped:

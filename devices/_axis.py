@@ -13,7 +13,7 @@ from ophyd.utils import LimitError
 
 from beamline.core.errors import ConnectionLostError, MotionError, MotorLimitError
 from devices._operation import Operation
-from devices._signals import FreshSignal, FreshSignalRO, read_fresh, read_many
+from devices._signals import FreshSignal, FreshSignalRO, get, read_fresh, read_many
 
 __all__ = ["Axis"]
 
@@ -205,11 +205,8 @@ class Axis(EpicsMotor):
             return 60.0
         return abs(position - self.position) / velocity + 2.0 * abs(float(self.acceleration.get()))
 
-    def _busy(self) -> bool:
-        try:
-            return not self.motor_done_move.get(use_monitor=False, timeout=3.0)
-        except TimeoutError as error:
-            raise ConnectionLostError(f"{self.motor_done_move.pvname} does not answer") from error
+    def _busy(self, timeout: float) -> bool:
+        return not get(self.motor_done_move, timeout)
 
     def _verify(self, operation: Operation, target: float) -> None:
         readback, violation, missed = read_many(

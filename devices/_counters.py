@@ -127,8 +127,8 @@ class IonChambers(Device):
             for signal, sample in zip(self._recorded(), samples, strict=True)
         }
 
-    def _counting(self) -> bool:
-        (count,) = read_many([self.count])
+    def _counting(self, timeout: float) -> bool:
+        (count,) = read_many([self.count], timeout)
         return bool(count.value)
 
     def _verify(self, operation: Operation) -> None:

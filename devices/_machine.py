@@ -104,7 +104,7 @@ class Shutter(_FreshDevice):
             self,
             f"the command to {'open' if wanted else 'close'} {self.command.pvname}",
             timeout_after=self.travel_timeout,
-            busy=lambda: self.is_open != bool(wanted),
+            busy=lambda timeout: read_many([self.status], timeout)[0].value != wanted,
             verify=lambda _: self._verify(wanted),
             error=DeviceServerError,
         )

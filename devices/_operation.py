@@ -21,6 +21,9 @@ __all__ = ["Operation", "StillBusy"]
 _TICK = 0.25
 #: How often (s) the IOC is asked about something that is pending.
 _LIVENESS_INTERVAL = 1.0
+#: How long (s) its answer may take.
+_PATIENCE = 3.0
+_PATIENCE_AFTER_SILENCE = 0.5
 
 
 class StillBusy(Exception):  # noqa: N818  (a state, not an error)
@@ -39,7 +42,8 @@ class Operation(DeviceStatus):
     timeout_after
         Seconds after which it has failed.
     busy
-        Asks the IOC whether the action still runs; raises `ConnectionLostError` without an answer.
+        Asks the IOC whether the action still runs; takes the seconds to wait for the answer and
+        raises `ConnectionLostError` without one.
     verify
         Looks at the records after completion; raises what is wrong, or `StillBusy`.
     error
@@ -58,7 +62,7 @@ class Operation(DeviceStatus):
         what: str,
         *,
         timeout_after: float,
-        busy: Callable[[], bool],
+        busy: Callable[[float], bool],
         verify: Callable[[Operation], None],
         error: type[Exception],
         on_timeout: Callable[[], None] | None = None,
@@ -140,18 +144,24 @@ class Operation(DeviceStatus):
             self._unwatch.pop()()
         super()._settled()
 
-    def inspect(self, now: float) -> bool:
-        """Look whether this operation is lost; True when it needs no further guarding."""
+    def inspect(self, now: float, patience: float) -> bool:
+        """Look whether this operation is lost; True when it needs no further guarding.
+
+        Raises
+        ------
+        ConnectionLostError
+            If the IOC did not answer within `patience` seconds; the operation has failed then.
+        """
         if self._over:
             return True
         if now - self._looked < _LIVENESS_INTERVAL:
             return False
         self._looked = now
         try:
-            busy = self._busy()
+            busy = self._busy(patience)
         except ConnectionLostError as error:
             self.fail(self._lost(error))
-            return True
+            raise
         if not busy and self._idle_seen:
             # Twice idle, and no completion: the IOC's answer got lost.
             self.completed()
@@ -203,11 +213,24 @@ class _Guard:
                 while not self._pending:
                     self._changed.wait()
                 pending = list(self._pending)
-            now = time.monotonic()
-            over = [operation for operation in pending if operation.inspect(now)]
+            over = self._inspect(pending)
             with self._changed:
                 self._pending = [o for o in self._pending if o not in over]
             time.sleep(_TICK)
+
+    @staticmethod
+    def _inspect(pending: list[Operation]) -> list[Operation]:
+        over = []
+        patience = _PATIENCE
+        for operation in pending:
+            try:
+                if operation.inspect(time.monotonic(), patience):
+                    over.append(operation)
+            except ConnectionLostError:
+                over.append(operation)
+                # An IOC was silent: the others must not wait as long for the same one, in turn.
+                patience = _PATIENCE_AFTER_SILENCE
+        return over
 
 
 _GUARD = _Guard()

@@ -23,6 +23,7 @@ __all__ = [
     "FreshSignalRO",
     "Sample",
     "VerifiedSignal",
+    "get",
     "read_fresh",
     "read_many",
 ]
@@ -146,8 +147,8 @@ class VerifiedSignal(FreshSignal):
             settle_time=settle_time or 0.0,
         ).begin(self, value)
 
-    def _answers_and_is_idle(self) -> bool:
-        _read([self._write_pv])
+    def _answers_and_is_idle(self, timeout: float) -> bool:
+        _read([self._write_pv], timeout)
         return False
 
     def _verify(self, operation: Operation, value: float) -> None:
@@ -202,7 +203,7 @@ def _read(channels: Sequence[Any], timeout: float = READ_TIMEOUT) -> list[Sample
         left = max(deadline - time.monotonic(), 0.001)
         try:
             answer = ca.get_complete_with_metadata(channel.chid, ftype=kind, timeout=left)
-        except ca.ChannelAccessGetFailure:
+        except (ca.ChannelAccessException, ca.ChannelAccessGetFailure):
             answer = None
         if answer is None:
             lost.append(channel.pvname)
@@ -218,6 +219,22 @@ def _read(channels: Sequence[Any], timeout: float = READ_TIMEOUT) -> list[Sample
     if lost:
         raise ConnectionLostError(_unreachable(lost, f"silent for {timeout:g} s"))
     return samples
+
+
+def get(signal: Any, timeout: float = READ_TIMEOUT) -> Any:
+    """Get the value of any ophyd EPICS signal from the IOC, never from a monitor's cache.
+
+    Raises
+    ------
+    ConnectionLostError
+        Naming the PV, where ophyd and pyepics raise errors of many kinds, some without a name.
+    """
+    from epics.ca import ChannelAccessException, ChannelAccessGetFailure
+
+    try:
+        return signal.get(use_monitor=False, timeout=timeout)
+    except (TimeoutError, ChannelAccessException, ChannelAccessGetFailure) as error:
+        raise ConnectionLostError(_unreachable([signal.pvname], str(error).rstrip("."))) from error
 
 
 def read_fresh(signals: Sequence[Any]) -> dict[str, dict[str, Any]]:
