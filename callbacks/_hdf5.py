@@ -1,0 +1,344 @@
+"""NeXus trees in an HDF5 file: the only place of the NeXus writer that talks to h5py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from beamline.nexus.rows import converted
+from beamline.nexus.tree import (
+    Attribute,
+    Column,
+    ExternalLink,
+    Field,
+    Grid,
+    GridAxis,
+    Group,
+    Link,
+    Tree,
+)
+from callbacks._ordered_file import OrderedFile
+
+__all__ = ["ColumnData", "NexusFile"]
+
+_TEXT = h5py.string_dtype()
+#: HDF5 1.10 reads it, and no checksum makes a header unreadable that was half written at a kill.
+_LIBVER = ("earliest", "v110")
+_MOST_CHUNK_ROWS, _LEAST_CHUNK_ROWS = 1024, 64
+_CHUNK_BYTES = 65536
+#: Of decoded chunks, for each dataset: only the last one is written again. (HDF5 2 keeps 8 MB.)
+_CACHE_BYTES = 2 * _CHUNK_BYTES
+
+Array = npt.NDArray[Any]
+
+
+class ColumnData:
+    """A column in the file.
+
+    Attributes
+    ----------
+    path
+        Where it stands.
+    node
+        What it is.
+    rows
+        Rows written.
+    """
+
+    def __init__(
+        self, path: str, node: Column, dataset: Any, chunk_rows: int, *, compressed: bool
+    ) -> None:
+        self.path = path
+        self.node = node
+        self.rows = 0
+        self._dataset = dataset
+        self._simple = node.dtype is not None and node.shape is not None
+        self._chunk_rows = chunk_rows
+        self._tail: Array | None = None
+        self._stored_tail = False
+        if compressed:
+            self._tail = np.zeros((chunk_rows, *(node.shape or ())), node.dtype)
+
+    def append(self, first: int, rows: Array) -> bool:
+        """Write rows from number `first` on, which is at or beyond the end.
+
+        Returns
+        -------
+        bool
+            Whether a chunk that is on disk already has been replaced: the file must be committed
+            before anything else may take its place.
+        """
+        last = first + len(rows)
+        if not self._simple:
+            self._dataset.resize(last, axis=0)
+            self._dataset[first:last] = rows
+        elif self._tail is None:
+            self._write(first, rows)
+        else:
+            self.rows = last
+            return self._append_compressed(first, rows)
+        self.rows = last
+        return False
+
+    def _write(self, first: int, rows: Array) -> None:
+        # The same through h5py's slicing takes twice the time.
+        identifier = self._dataset.id
+        identifier.set_extent((first + len(rows), *rows.shape[1:]))
+        space = identifier.get_space()
+        space.select_hyperslab((first, *[0] * (rows.ndim - 1)), rows.shape)
+        identifier.write(h5py.h5s.create_simple(rows.shape), space, np.ascontiguousarray(rows))
+
+    def _append_compressed(self, first: int, rows: Array) -> bool:
+        """Write full chunks compressed, once; the last one plain, in place, until it is full."""
+        tail, size = self._tail, self._chunk_rows
+        assert tail is not None  # noqa: S101  (the caller has looked)
+        replaced = False
+        done = 0
+        while done < len(rows):
+            inside = (first + done) % size
+            count = min(size - inside, len(rows) - done)
+            if inside == 0:
+                tail[:] = 0
+                self._stored_tail = False
+            tail[inside : inside + count] = rows[done : done + count]
+            done += count
+            begin = first + done - count - inside
+            if inside + count == size:
+                self._write(begin, tail)
+                replaced = replaced or self._stored_tail
+                self._stored_tail = False
+            else:
+                identifier = self._dataset.id
+                identifier.set_extent((begin + inside + count, *tail.shape[1:]))
+                offset = (begin, *[0] * (tail.ndim - 1))
+                # 0xffffffff: no filter was applied to this chunk.
+                identifier.write_direct_chunk(offset, tail.tobytes(), 0xFFFFFFFF)
+                self._stored_tail = True
+        return replaced
+
+    def overwrite(self, row: int, values: Array) -> None:
+        """Replace one row by another."""
+        self._dataset[row] = values[0]
+        tail_begin = self.rows - self.rows % self._chunk_rows
+        if self._tail is not None and row >= tail_begin:
+            self._tail[row - tail_begin] = values[0]
+
+    def pad(self, rows: int) -> None:
+        """Make the column as long as the others; what is missing is NaN, 0 or empty."""
+        if self.rows < rows:
+            self._dataset.resize(rows, axis=0)
+            self.rows = rows
+
+    def read(self) -> Array:
+        """Return all rows."""
+        rows: Array = self._dataset[()]
+        return rows
+
+
+class NexusFile:
+    """A growing NeXus file, ``NAME.part`` until it is finished.
+
+    Parameters
+    ----------
+    path
+        Its final path.
+    compression
+        gzip level of numeric columns, or None.
+
+    Raises
+    ------
+    OSError
+        If it can't be made, or another process is writing it.
+    """
+
+    def __init__(self, path: Path, *, compression: int | None) -> None:
+        self.path = path
+        self.part = path.with_name(path.name + ".part")
+        self._compression = compression
+        self._ordered = OrderedFile(self.part)
+        self._file: Any = h5py.File(
+            self._ordered, "w", libver=_LIBVER, rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=101
+        )
+        self._links: dict[str, list[str]] = {}
+        self._tasks: Mapping[type, Callable[[str, Any], None]] = {
+            Group: self._add_group,
+            Field: self._add_field,
+            Link: self._add_link,
+            ExternalLink: self._add_external_link,
+            Grid: self._add_grid,
+            GridAxis: self._add_grid_axis,
+        }
+
+    def add(
+        self, tree: Tree, expected_rows: Callable[[str], int | None] = lambda _: None
+    ) -> list[ColumnData]:
+        """Make all nodes of a tree.
+
+        Parameters
+        ----------
+        expected_rows
+            Of a stream, or None.
+
+        Returns
+        -------
+        list[ColumnData]
+            The columns among them.
+        """
+        columns = []
+        for path, node in tree.items():
+            if isinstance(node, Column):
+                columns.append(self._add_column(path, node, expected_rows(node.stream)))
+            else:
+                self._tasks[type(node)](path, node)
+        return columns
+
+    def _add_group(self, path: str, node: Group) -> None:
+        group = self._file.require_group(path)
+        group.attrs["NX_class"] = node.nx_class
+        _set_attributes(group, node.attributes)
+
+    def _add_field(self, path: str, node: Field) -> None:
+        value = node.value
+        if isinstance(value, str | list):
+            dataset = self._file.create_dataset(path, data=value, dtype=_TEXT)
+        else:
+            dataset = self._file.create_dataset(path, data=value)
+        _set_attributes(dataset, node.attributes)
+
+    def _add_link(self, path: str, node: Link) -> None:
+        target = self._file[node.target]
+        self._file[path] = target
+        if "target" not in target.attrs:
+            target.attrs["target"] = node.target
+        self._links.setdefault(str(target.attrs["target"]), []).append(path)
+
+    def _add_external_link(self, path: str, node: ExternalLink) -> None:
+        # Relative, so that the folder with both files can be moved. HDF5 looks from the folder of
+        # this file. No @target: validators follow it into this file.
+        here = os.path.realpath(self.path.parent)
+        relative = os.path.relpath(os.path.realpath(node.file), here)
+        self._file[path] = h5py.ExternalLink(relative, node.dataset)
+
+    def _add_grid(self, path: str, node: Grid) -> None:
+        shape = node.order.shape
+        inner = max(1, min(_CHUNK_BYTES // 8, shape[-1]))
+        outer = max(1, min(_CHUNK_BYTES // 8 // inner, shape[-2]))
+        chunks = (*[1] * (len(shape) - 2), outer, inner)
+        dataset = self._file.create_dataset(
+            path, shape=shape, dtype=np.float64, chunks=chunks, fillvalue=np.nan
+        )
+        _set_attributes(dataset, node.attributes)
+
+    def _add_grid_axis(self, path: str, node: GridAxis) -> None:
+        dataset = self._file.create_dataset(path, data=node.values)
+        _set_attributes(dataset, node.attributes)
+
+    def _add_column(self, path: str, node: Column, expected: int | None) -> ColumnData:
+        rows = min(max(expected or _MOST_CHUNK_ROWS, _LEAST_CHUNK_ROWS), _MOST_CHUNK_ROWS)
+        options: dict[str, Any] = {}
+        shape = node.shape or ()
+        compressed = False
+        if node.dtype is None:
+            dtype: Any = _TEXT
+        elif node.shape is None:
+            dtype = h5py.vlen_dtype(node.dtype)
+        else:
+            dtype = node.dtype
+            row_bytes = max(1, int(np.prod(shape)) * dtype.itemsize)
+            rows = max(1, min(rows, _CHUNK_BYTES // row_bytes))
+            if dtype.kind == "f":
+                options["fillvalue"] = np.nan
+            if self._compression is not None:
+                compressed = True
+                options |= {"compression": "gzip", "compression_opts": self._compression}
+                options["shuffle"] = True
+        dataset = self._file.create_dataset(
+            path, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=dtype,
+            **options,
+        )  # fmt: skip
+        _set_attributes(dataset, node.attributes)
+        return ColumnData(path, node, dataset, rows, compressed=compressed)
+
+    def widen(self, column: ColumnData, node: Column, expected: int | None) -> ColumnData:
+        """Replace a column by one of another kind, rows and links included."""
+        rows = converted(column.read(), node.dtype, node.shape)
+        attributes = dict(self._file[column.path].attrs)
+        del self._file[column.path]
+        made = self._add_column(column.path, node, expected)
+        for name, value in attributes.items():
+            self._file[column.path].attrs[name] = value
+        for path in self._links.get(column.path, ()):
+            del self._file[path]
+            self._file[path] = self._file[column.path]
+        if len(rows):
+            made.append(0, rows)
+        return made
+
+    def fill_grid(self, path: str, places: npt.NDArray[np.int64], values: Array) -> None:
+        """Put values (N,) at flat places (N,) of a grid."""
+        dataset = self._file[path]
+        indices = np.unravel_index(places, dataset.shape)
+        first, last = int(indices[0].min()), int(indices[0].max()) + 1
+        slab = dataset[first:last]
+        slab[(indices[0] - first, *indices[1:])] = values
+        dataset[first:last] = slab
+
+    def replace(self, path: str, values: Array) -> None:
+        """Overwrite a dataset with values of the same shape."""
+        self._file[path][...] = values
+
+    def commit(self) -> None:
+        """Bring everything to disk, where a reader and a later process find it.
+
+        Raises
+        ------
+        OSError
+            If there is no space; the file on disk is as it was, and this may be tried again.
+        """
+        self._file.flush()
+        self._ordered.commit()
+
+    def finish(self) -> None:
+        """Close the file and give it its final name.
+
+        Raises
+        ------
+        OSError
+            If that is not possible; ``.part`` then holds what was committed before.
+        """
+        try:
+            self._file.close()
+            self._ordered.close()
+        finally:
+            self.abandon()
+        self.part.replace(self.path)
+        _sync_directory(self.path.parent)
+
+    def abandon(self) -> None:
+        """Let go of the file; ``.part`` holds what was committed."""
+        with contextlib.suppress(Exception):
+            self._file.close()
+        self._ordered.abandon()
+
+
+def _set_attributes(node: Any, attributes: Mapping[str, Attribute]) -> None:
+    for name, value in attributes.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            node.attrs.create(name, value, dtype=_TEXT)
+        else:
+            node.attrs[name] = value
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,256 @@
+"""Events of one stream on their way into columns: collected, then written as blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beamline.nexus.builder import Stream
+from beamline.nexus.rows import MisfitError, fit
+from beamline.nexus.tree import Column, Feed, Grid, GridAxis, Tree
+from callbacks._hdf5 import ColumnData, NexusFile
+
+__all__ = ["StreamRows"]
+
+_MOST_ROWS = 1024
+_MOST_BYTES = 4 * 2**20
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Document = Mapping[str, Any]
+
+
+class StreamRows:
+    """Writes the events of one stream.
+
+    Parameters
+    ----------
+    stream
+        What the descriptors say.
+    file
+        Where the columns are.
+    began
+        Time of the start document, s since 1970.
+    expected
+        Probable number of events, or None.
+
+    Attributes
+    ----------
+    rows : int
+        Events written.
+    since : float or None
+        Monotonic time of the oldest event that waits, or None.
+    required : frozenset[str]
+        Data keys that each event must have.
+    datum_keys : list[str]
+        Those whose values are names of datums.
+    """
+
+    def __init__(self, stream: Stream, file: NexusFile, began: float, expected: int | None) -> None:
+        self.stream = stream
+        self.rows = 0
+        self.since: float | None = None
+        self.required: frozenset[str] = frozenset()
+        self.datum_keys: list[str] = []
+        self._file = file
+        self._began = began
+        self._expected = expected
+        self._columns: list[ColumnData] = []
+        self._grids: list[tuple[str, Grid]] = []
+        self._axes: list[tuple[str, GridAxis]] = []
+        self._last = -(2**63)
+        self._waiting: list[Document] = []
+        self._pages = False
+        self._waiting_rows = 0
+        self._block = 1
+
+    def extend(self, tree: Tree, columns: Sequence[ColumnData]) -> None:
+        """Take over the columns and grids of this stream that a document has added."""
+        name = self.stream.name
+        self._columns += [column for column in columns if column.node.stream == name]
+        for path, node in tree.items():
+            if isinstance(node, Grid) and node.stream == name:
+                self._grids.append((path, node))
+            elif isinstance(node, GridAxis) and node.stream == name and node.moved_by:
+                self._axes.append((path, node))
+        keys = self.stream.keys.values()
+        self.required = frozenset(key.name for key in keys if key.external != "stream")
+        self.datum_keys = [key.name for key in keys if key.external == "datum"]
+        row_bytes = sum(
+            8 if node.dtype is None else node.dtype.itemsize * int(np.prod(node.shape or (1,)))
+            for node in (column.node for column in self._columns)
+        )
+        self._block = max(1, min(_MOST_ROWS, _MOST_BYTES // max(1, row_bytes)))
+
+    def take(self, doc: Document) -> bool:
+        """Keep an event; return whether there are enough to write."""
+        if self._pages:
+            self.write()
+        if self.since is None:
+            self.since = time.monotonic()
+        self._waiting.append(doc)
+        self._waiting_rows += 1
+        return self._waiting_rows >= self._block
+
+    def take_page(self, doc: Document) -> bool:
+        """Keep a page of events; return whether there are enough to write."""
+        if not self._pages:
+            self.write()
+            self._pages = True
+        if self.since is None:
+            self.since = time.monotonic()
+        self._waiting.append(doc)
+        self._waiting_rows += len(doc["seq_num"])
+        return self._waiting_rows >= self._block
+
+    def write(self) -> None:
+        """Write what waits into the file (`NexusFile.commit` brings it to disk).
+
+        Raises
+        ------
+        OSError
+            If there is no space.
+        """
+        waiting, pages = self._waiting, self._pages
+        self._waiting, self._pages, self._waiting_rows, self.since = [], False, 0, None
+        if not waiting:
+            return
+        if not pages:
+            datas, stamps = [doc["data"] for doc in waiting], [doc["timestamps"] for doc in waiting]
+            self._write(
+                [doc["seq_num"] for doc in waiting],
+                [doc["time"] for doc in waiting],
+                lambda key: list(map(itemgetter(key), datas)),
+                lambda key: list(map(itemgetter(key), stamps)),
+            )
+            return
+        for page in waiting:
+            numbers, data, times = page["seq_num"], page["data"], page["timestamps"]
+            for first in range(0, len(numbers), self._block):
+                part = slice(first, first + self._block)
+                self._write(
+                    numbers[part],
+                    page["time"][part],
+                    lambda key, data=data, part=part: data[key][part],  # type: ignore[misc]
+                    lambda key, times=times, part=part: times[key][part],  # type: ignore[misc]
+                )
+
+    def _write(
+        self,
+        numbers: Sequence[int],
+        times: Sequence[float],
+        values: Callable[[str], Sequence[Any]],
+        stamps: Callable[[str], Sequence[float]],
+    ) -> None:
+        block = _Block(self._began, numbers, times, values, stamps)
+        fresh, again = self._sort_out(block.numbers)
+        arrays = [self._fit(index, block) for index in range(len(self._columns))]
+        for number, row in again.items():
+            for column, array in zip(self._columns, arrays, strict=True):
+                column.overwrite(row, array[number : number + 1])
+        if len(fresh) < len(block.numbers):
+            arrays = [array[fresh] for array in arrays]
+        if len(fresh):
+            for column, array in zip(self._columns, arrays, strict=True):
+                if column.append(self.rows, array):
+                    self._file.commit()
+            self._last = max(self._last, int(block.numbers.max()))
+        for path, axis in self._axes:
+            self._move_axis(path, axis, block)
+        self._axes.clear()
+        for path, grid in self._grids:
+            places = block.numbers - 1
+            inside = (places >= 0) & (places < grid.order.size)
+            if inside.any():
+                flat = grid.order.places(places[inside])
+                self._file.fill_grid(path, flat, self._floats(grid.key, block)[inside])
+        self.rows += len(fresh)
+
+    def _sort_out(self, numbers: npt.NDArray[np.int64]) -> tuple[Array, dict[int, int]]:
+        """Tell new events from those that replace one (a point taken again after a pause).
+
+        Returns
+        -------
+        fresh
+            Indices of the new ones.
+        again
+            Index → row in the file of those that replace one.
+        """
+        if numbers[0] > self._last and bool(np.all(numbers[1:] > numbers[:-1])):
+            return np.arange(len(numbers)), {}
+        latest = {int(number): index for index, number in enumerate(numbers)}
+        rows: dict[int, int] = {}
+        if any(number <= self._last for number in latest):
+            (column,) = (c for c in self._columns if c.node.feed.kind == "seq_num")
+            rows = {int(number): row for row, number in enumerate(column.read())}
+        fresh = [index for number, index in latest.items() if number not in rows]
+        again = {index: rows[number] for number, index in latest.items() if number in rows}
+        return np.array(sorted(fresh), dtype=np.int64), again
+
+    def _fit(self, index: int, block: _Block) -> Array:
+        """Rows of a column; a column that can't hold them is replaced by one that can."""
+        while True:
+            column = self._columns[index]
+            node = column.node
+            try:
+                return self._rows(node.feed, node, block)
+            except MisfitError as misfit:
+                feed, attributes = node.feed, node.attributes
+                wider = Column(node.stream, feed, misfit.dtype, misfit.shape, attributes)
+                self._columns[index] = self._file.widen(column, wider, self._expected)
+
+    def _rows(self, feed: Feed, node: Column, block: _Block) -> Array:
+        if feed.kind == "data":
+            values = block.values(feed.key)
+            if self.stream.keys[feed.key].external:
+                # An event whose frames were read in already has arrays here.
+                values = [value if isinstance(value, str) else "" for value in values]
+            return fit(values, node.dtype, node.shape)
+        if feed.kind == "timestamps":
+            return np.asarray(block.stamps(feed.key), dtype=np.float64) - self._began
+        if feed.kind == "time":
+            return block.times
+        if feed.kind == "seq_num":
+            return block.numbers
+        assert feed.function is not None  # noqa: S101  (a derived feed has one)
+        return feed.function(*(self._floats(key, block) for key in feed.inputs))
+
+    def _floats(self, key: str, block: _Block) -> Floats:
+        """Values of a scalar data key as numbers; NaN if they are none."""
+        try:
+            return fit(block.values(key), np.dtype(np.float64), ())
+        except MisfitError:
+            return np.full(len(block.numbers), np.nan)
+
+    def _move_axis(self, path: str, axis: GridAxis, block: _Block) -> None:
+        place = int(axis.order.places(block.numbers[:1] - 1)[0])
+        index = np.unravel_index(place, axis.order.shape)[axis.dimension]
+        shift = self._floats(axis.moved_by, block)[0] - axis.values[index]
+        self._file.replace(path, axis.values + shift)
+
+    def close(self) -> None:
+        """Make all columns as long as the stream."""
+        for column in self._columns:
+            column.pad(self.rows)
+
+
+class _Block:
+    """Some events, by column."""
+
+    def __init__(
+        self,
+        began: float,
+        numbers: Sequence[int],
+        times: Sequence[float],
+        values: Callable[[str], Sequence[Any]],
+        stamps: Callable[[str], Sequence[float]],
+    ) -> None:
+        self.numbers = np.asarray(numbers, dtype=np.int64)
+        self.times = np.asarray(times, dtype=np.float64) - began
+        self.values = values
+        self.stamps = stamps
