@@ -19,6 +19,7 @@ __all__ = [
     "ProcessError",
     "ShadowedPackageError",
     "SpectrumError",
+    "StorageError",
     "TruthError",
 ]
 
@@ -77,3 +78,7 @@ class TruthError(BeamlineError, AssertionError):
 
 class SpectrumError(BeamlineError, ValueError):
     """A spectrum cannot be analysed: it has no edge, or the arrays are not a spectrum."""
+
+
+class StorageError(BeamlineError, OSError):
+    """A file could not be made or written: no space, no permission, or somebody else has it."""
