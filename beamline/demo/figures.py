@@ -94,7 +94,7 @@ def draw_still(path: Path, image: npt.NDArray[Any], peaks: Array, truth: Array) 
     axes = figure.subplots()
     top = max(float(np.percentile(image, 99.8)), 1.0)
     shown = axes.imshow(image, cmap="gray_r", vmin=0, vmax=top, origin="lower")
-    circle = {"s": 60, "facecolors": "none", "edgecolors": "C0"}
+    circle: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "C0"}
     axes.scatter(peaks[:, 0], peaks[:, 1], lw=1, label="found peaks", **circle)
     axes.scatter(truth[:, 0], truth[:, 1], s=14, marker="+", c="C3", lw=0.8, label="true spots")
     axes.set(xlabel="fs (px)", ylabel="ss (px)", title="Crystal still")
