@@ -80,3 +80,23 @@ def test_meson_knows_every_source_and_test() -> None:
     assert set(re.findall(r"'(\w+)'", names[1])) == {
         test.stem.removeprefix("test_") for test in TESTS
     }
+
+
+def test_protocol_document_names_everything() -> None:
+    document = (DEVICE_SERVER.parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    source = DEVICE_SERVER / "src"
+    config = (source / "config.c").read_text(encoding="utf-8")
+    keys = re.findall(r'^    (?:NUMBER\(|STILLS(?:_INT)?\(")(\w+)', config, re.MULTILINE)
+    assert len(keys) > 40
+    protocol = (source / "protocol.c").read_text(encoding="utf-8")
+    commands = re.findall(r'\{"([A-Z]+)", do_', protocol)
+    errors = re.findall(r'"(ERR:[A-Z_]+)"', protocol)
+    names = re.findall(r'\{"([A-Z0-9:]+)", [A-Z_]+, \w+\}', (source / "pv.c").read_text())
+    fields = re.findall(r'\{"(\.[A-Z]+)", MOTOR_', (source / "pv.c").read_text())
+    assert (len(commands), len(errors), len(names), len(fields)) > (20, 6, 20, 12)
+    missing = [
+        word
+        for word in [*keys, *errors, *names, *fields, *(f"`{command}" for command in commands)]
+        if word not in document
+    ]
+    assert missing == []
