@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -139,6 +140,10 @@ def _create_database(path: Path) -> None:
 
     asyncio.run(create())
     stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
+    # tiled does this for its database only. Without it a reader of a table is told "database is
+    # locked" while the feeding process writes one.
+    with contextlib.closing(sqlite3.connect(path.with_name(_TABLES))) as tables:
+        tables.execute("PRAGMA journal_mode=WAL")
     unfinished.rename(path)
 
 
