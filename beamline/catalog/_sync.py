@@ -7,12 +7,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beamline.catalog._client import CatalogError, opened
 from beamline.catalog._ledger import INCOMPLETE, Entry, Ledger, catalog_lock
 from beamline.catalog._watch import RUNNING, state
 from beamline.core.errors import FileFormatError, MissingError
 from beamline.documents import Journal
+
+if TYPE_CHECKING:
+    from beamline.catalog._ingest import Ingester
 
 __all__ = ["FEED_LOCK", "SyncResult", "sync_catalog"]
 
@@ -129,11 +133,8 @@ def _waiting(journal: Journal, ledger: Ledger, result: SyncResult) -> list[Path]
     return sorted(waiting)
 
 
-def _once(ingester: object, path: Path, result: SyncResult) -> Entry | None:
+def _once(ingester: Ingester, path: Path, result: SyncResult) -> Entry | None:
     """Ingest unless a feeding process has done it since."""
-    from beamline.catalog._ingest import Ingester
-
-    assert isinstance(ingester, Ingester)  # noqa: S101  (for the type checker)
     status, size = state(path)
     entry = ingester.ledger.refresh().get(Journal.uid_of(path))
     if entry is not None and entry.present and entry.size == size:
