@@ -94,7 +94,7 @@ def _show(console: Any, report: Any, output_dir: Path) -> None:
         )
     console.print(runs)
     table = Table(title="Found in the files, beside the truth", title_justify="left")
-    for heading in ("quantity", "true", "found", "tolerance", "", "file"):
+    for heading in ("quantity", "true", "found", "tolerance", ""):
         table.add_column(heading, justify="right" if heading in ("true", "found") else "left")
     for item in report.findings:
         table.add_row(
@@ -103,7 +103,6 @@ def _show(console: Any, report: Any, output_dir: Path) -> None:
             _quantity(item.found, item.unit),
             f"± {item.tolerance:.3g}",
             "[green]✓[/]" if item.passed else "[red]✗[/]",
-            Path(item.file).name,
         )
     console.print(table)
     console.print(
