@@ -1,6 +1,5 @@
 #include "config.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -96,16 +95,6 @@ void config_default(struct config *config)
     stills_default(&config->stills);
 }
 
-static char *trim(char *text)
-{
-    while (isspace((unsigned char)*text))
-        text++;
-    char *end = text + strlen(text);
-    while (end > text && isspace((unsigned char)end[-1]))
-        *--end = '\0';
-    return text;
-}
-
 /* Apply one line without its comment; false with the reason in `why`. */
 static bool apply(struct config *config, char *line, char why[MESSAGE_MAX])
 {
@@ -115,7 +104,7 @@ static bool apply(struct config *config, char *line, char why[MESSAGE_MAX])
         return false;
     }
     *equals = '\0';
-    const char *name = trim(line), *text = trim(equals + 1);
+    const char *name = trim_space(line), *text = trim_space(equals + 1);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const struct key *key = &keys[i];
         if (strcmp(key->name, name) != 0)
@@ -151,7 +140,7 @@ bool config_load(struct config *config, const char *path, char message[MESSAGE_M
     bool good = true;
     for (int number = 1; good && getline(&line, &capacity, file) >= 0; number++) {
         line[strcspn(line, "#")] = '\0';
-        char *content = trim(line);
+        char *content = trim_space(line);
         if (*content != '\0' && !apply(config, content, why)) {
             snprintf(message, MESSAGE_MAX, "line %d of the configuration %.150s is wrong: %.250s.",
                      number, path, why);

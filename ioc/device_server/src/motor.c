@@ -2,9 +2,7 @@
 
 #include <math.h>
 
-static const double hc = 12398.419843;       /* eV Å, CODATA 2018 */
-static const double si111 = 3.135601154;     /* Å: a = 5.431020511 Å (CODATA 2018) over sqrt(3) */
-static const double degree = 0.017453292519943295;
+#include "constants.h"
 
 const struct motor_spec motor_specs[MOTOR_COUNT] = {
     [MOTOR_ENERGY] = {"MONO:ENERGY", "eV", 4000, 20000, 9000, 500, 5000, 0.1, true},
@@ -24,12 +22,12 @@ enum {
 
 double bragg_angle(double energy)
 {
-    return asin(hc / (2.0 * si111 * energy)) / degree;
+    return asin(HC_EV_ANGSTROM / (2.0 * SI111_ANGSTROM * energy)) / DEGREE;
 }
 
 double bragg_energy(double angle)
 {
-    return hc / (2.0 * si111 * sin(angle * degree));
+    return HC_EV_ANGSTROM / (2.0 * SI111_ANGSTROM * sin(angle * DEGREE));
 }
 
 static double to_axis(const struct motor *motor, double position)
@@ -63,7 +61,7 @@ static double axis_speed(const struct motor *motor, double from, double to)
         return motor->speed;
     double middle = 0.5 * (from + to);
     if (fabs(to - from) < 1e-6 * middle) /* where the quotient below loses digits */
-        return motor->speed * tan(bragg_angle(middle) * degree) / middle / degree;
+        return motor->speed * tan(bragg_angle(middle) * DEGREE) / middle / DEGREE;
     return motor->speed * fabs((bragg_angle(to) - bragg_angle(from)) / (to - from));
 }
 

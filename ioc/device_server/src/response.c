@@ -4,11 +4,8 @@
 #include <stdbool.h>
 
 #include "beam.h"
+#include "constants.h"
 #include "rng.h"
-
-static const double hc = 12398.419843; /* eV Å, CODATA 2018 */
-static const double degree = 0.017453292519943295;
-static const double fwhm_per_sigma = 2.3548200450309493;
 
 static bool is_pulse_counter(enum channel channel)
 {
@@ -19,30 +16,22 @@ static bool is_pulse_counter(enum channel channel)
  * slab. */
 static double slab_overlap(double offset, double width, double fwhm)
 {
-    double scale = fwhm_per_sigma / (fwhm * sqrt(2.0));
+    double scale = FWHM_PER_SIGMA / (fwhm * sqrt(2.0));
     return 0.5 * (erf((0.5 * width - offset) * scale) + erf((0.5 * width + offset) * scale));
 }
 
 static double tilt(const struct conditions *now)
 {
     /* A foil seen edge-on has no end of material: beyond 89.4 degrees it stays as at 89.4. */
-    return fmax(fabs(cos(now->theta * degree)), 0.01);
-}
-
-static double either(double override, double value)
-{
-    return isnan(override) ? value : override;
+    return fmax(fabs(cos(now->theta * DEGREE)), 0.01);
 }
 
 double sample_overlap(const struct config *config, const struct conditions *now)
 {
     const struct sample *s = now->sample;
-    double width = either(config->sample_width_um, s->width_um) * tilt(now);
-    double height = either(config->sample_height_um, s->height_um);
-    return slab_overlap(now->x - either(config->sample_x_um, s->x_um), width,
-                        config->beam_fwhm_x_um)
-           * slab_overlap(now->y - either(config->sample_y_um, s->y_um), height,
-                          config->beam_fwhm_y_um);
+    double width = s->width_um * tilt(now);
+    return slab_overlap(now->x - s->x_um, width, config->beam_fwhm_x_um)
+           * slab_overlap(now->y - s->y_um, s->height_um, config->beam_fwhm_y_um);
 }
 
 /* Diffracted part of the beam at the arm's angle: a Gaussian line per reflection that the energy can
@@ -50,14 +39,14 @@ double sample_overlap(const struct config *config, const struct conditions *now)
 static double diffraction(const struct config *config, const struct conditions *now)
 {
     double sum = config->xrd_background;
-    double wavelength = hc / now->energy;
-    double scale = fwhm_per_sigma / config->xrd_fwhm_deg;
+    double wavelength = HC_EV_ANGSTROM / now->energy;
+    double scale = FWHM_PER_SIGMA / config->xrd_fwhm_deg;
     for (size_t i = 0; i < now->sample->reflection_count; i++) {
         const struct reflection_line *line = &now->sample->reflections[i];
         double sine = wavelength / (2.0 * line->d);
         if (sine > 1.0)
             continue;
-        double z = (now->tth - 2.0 * asin(sine) / degree) * scale;
+        double z = (now->tth - 2.0 * asin(sine) / DEGREE) * scale;
         if (fabs(z) < 8.0)
             sum += config->xrd_yield * line->intensity * exp(-0.5 * z * z);
     }

@@ -1,6 +1,5 @@
 #include "sample.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdint.h>
@@ -44,16 +43,6 @@ bool sample_empty(struct sample *sample)
     sample->rows = calloc(1, sizeof *sample->rows);
     sample->row_count = 1;
     return sample->name != NULL && sample->rows != NULL;
-}
-
-static char *trim(char *text)
-{
-    while (isspace((unsigned char)*text))
-        text++;
-    char *end = text + strlen(text);
-    while (end > text && isspace((unsigned char)end[-1]))
-        *--end = '\0';
-    return text;
 }
 
 /* Read `count` numbers, separated by white space, that make up all of `text`. */
@@ -116,7 +105,7 @@ static const char *add_header(struct sample *sample, char *text)
     if (colon == NULL)
         return NULL;
     *colon = '\0';
-    char *key = trim(text), *value = trim(colon + 1);
+    char *key = trim_space(text), *value = trim_space(colon + 1);
     if (*key == '\0')
         return NULL;
     if (sample->header_count == HEADER_MAX)
@@ -162,7 +151,7 @@ static const char *read_lines(struct sample *sample, FILE *file, int *number)
     while (why == NULL && (length = getline(&line, &capacity, file)) >= 0) {
         ++*number;
         bool text = strlen(line) == (size_t)length;
-        char *content = trim(line);
+        char *content = trim_space(line);
         if (!text)
             why = "it is not a text file";
         else if (*content == '#')

@@ -4,6 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
+static void override(double *field, double value)
+{
+    if (!isnan(value))
+        *field = value;
+}
+
 bool sim_init(struct sim *sim, const struct config *config, const char *prefix, double time_scale,
               const char *const *paths, int path_count, char message[MESSAGE_MAX])
 {
@@ -13,6 +19,10 @@ bool sim_init(struct sim *sim, const struct config *config, const char *prefix, 
     for (int i = 0; i < path_count; i++) {
         if (!sample_load(&sim->samples[i], paths[i], message))
             return false;
+        override(&sim->samples[i].x_um, config->sample_x_um);
+        override(&sim->samples[i].y_um, config->sample_y_um);
+        override(&sim->samples[i].width_um, config->sample_width_um);
+        override(&sim->samples[i].height_um, config->sample_height_um);
         sim->sample_count++;
     }
     if (path_count == 0) {

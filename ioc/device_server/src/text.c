@@ -1,5 +1,6 @@
 #include "text.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -155,6 +156,16 @@ void buffer_truncate(struct buffer *buffer, size_t length)
 {
     if (length < buffer->length)
         buffer->length = length;
+}
+
+char *trim_space(char *text)
+{
+    while (isspace((unsigned char)*text))
+        text++;
+    char *end = text + strlen(text);
+    while (end > text && isspace((unsigned char)end[-1]))
+        *--end = '\0';
+    return text;
 }
 
 bool parse_number(const char *text, double *value)

@@ -36,6 +36,9 @@ void buffer_consume(struct buffer *buffer, size_t length);
 /* Undo appends: keep only the first `length` bytes. */
 void buffer_truncate(struct buffer *buffer, size_t length);
 
+/* Cut white space off both ends, in place; returns the new beginning. */
+char *trim_space(char *text);
+
 /* Parse a finite decimal number that fills the whole string; false for anything else (hexadecimal,
  * infinities, NaN, white space and empty strings included). */
 bool parse_number(const char *text, double *value);

@@ -1,6 +1,5 @@
 #include "truth.h"
 
-#include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -74,21 +73,15 @@ static bool is_own_key(const char *key)
     return false;
 }
 
-static double either(double override, double value)
-{
-    return isnan(override) ? value : override;
-}
-
-static void write_sample(struct buffer *out, const struct config *config,
-                         const struct sample *sample)
+static void write_sample(struct buffer *out, const struct sample *sample)
 {
     buffer_text(out, "{\"name\":");
     buffer_json_string(out, sample->name);
     const struct field place[] = {
-        {"x_um", either(config->sample_x_um, sample->x_um)},
-        {"y_um", either(config->sample_y_um, sample->y_um)},
-        {"width_um", either(config->sample_width_um, sample->width_um)},
-        {"height_um", either(config->sample_height_um, sample->height_um)},
+        {"x_um", sample->x_um},
+        {"y_um", sample->y_um},
+        {"width_um", sample->width_um},
+        {"height_um", sample->height_um},
     };
     for (size_t i = 0; i < COUNT(place); i++) {
         buffer_format(out, ",\"%s\":", place[i].key);
@@ -132,7 +125,7 @@ void truth_write(const struct sim *sim, struct buffer *out)
     buffer_text(out, ",\"samples\":[");
     for (int i = 0; i < sim->sample_count; i++) {
         buffer_text(out, i > 0 ? "," : "");
-        write_sample(out, c, &sim->samples[i]);
+        write_sample(out, &sim->samples[i]);
     }
     buffer_text(out, "],");
     write_numbers(out, "beam", beam, COUNT(beam));

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Client:
         assert reply.startswith("OK:"), reply
         return dict(zip(names, map(float, reply[3:].split(",")), strict=True))
 
-    def truth(self) -> dict[str, object]:
+    def truth(self) -> dict[str, Any]:
         reply = self.ask("TRUTH")
         assert reply.startswith("OK:{")
         return json.loads(reply[3:])

@@ -127,6 +127,19 @@ def test_prefix_and_sixteen_samples(tmp_path: Path, table: Path) -> None:
         assert client.ask("SAMPLES") == "OK:" + ",".join(["Cu"] * 16)
 
 
+def test_settings_change_the_physics(tmp_path: Path, table: Path) -> None:
+    path = tmp_path / "sim.conf"
+    path.write_text("sample_x_um = -100  # of every sample\ndetector_nx=100\ndetector_ny=80\n")
+    with (
+        start_device_server(log=tmp_path / "log", samples=[table], config=path) as child,
+        Client(int(child.info["port"])) as client,
+    ):
+        truth = client.truth()
+        assert [sample["x_um"] for sample in truth["samples"]] == [-100]
+        assert [sample["y_um"] for sample in truth["samples"]] == [-260]
+        assert truth["detector"]["shape"] == [80, 100]
+
+
 def test_without_a_sample_nothing_absorbs(tmp_path: Path) -> None:
     with (
         start_device_server(log=tmp_path / "log", time_scale=20) as child,
