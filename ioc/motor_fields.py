@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from beamline.core.pvs import PVSpec
-from ioc.channel import Double, Enum, Field, Long, Short, String
+from ioc.channel import Field
+from ioc.fields import Double, Enum, Long, Short, String
 from ioc.record import ALARM_SEVERITIES
 
 __all__ = ["PAUSED_STATES", "SPMG_STATES", "Coordinates", "motor_fields"]
