@@ -13,13 +13,14 @@ from event_model import compose_stream_resource
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO
 
-from beamline.core.errors import ConfigurationError, ConnectionLostError, DetectorError
+from beamline.core.errors import ConfigurationError, DetectorError
 from devices._operation import Operation
 from devices._signals import (
     INVALID,
     FreshSignal,
     FreshSignalRO,
     VerifiedSignal,
+    answers,
     get,
     read_many,
 )
@@ -284,17 +285,13 @@ class AreaDetector(Device):
         return [int(get(self.size_y)), int(get(self.size_x))]
 
     def _put(self, signal: Any, value: Any) -> None:
-        try:
+        with answers(f"{self.name} cannot be set up: {signal.pvname} cannot be written"):
             signal.put(value, wait=True, timeout=_FILE_TIMEOUT)
-        except TimeoutError as error:
-            raise ConnectionLostError(
-                f"{self.name} cannot be set up: {signal.pvname} cannot be written "
-                f"({' '.join(str(error).split())}); is the IOC running?"
-            ) from error
 
     def _switch_capture(self, wanted: int) -> None:
         # ADCore completes this put when the capture ends, so completion is not waited for.
-        self.capture.put(wanted, use_complete=False, force=True)
+        with answers(f"{self.capture.setpoint_pvname} cannot be written"):
+            self.capture.put(wanted, use_complete=False, force=True)
         deadline = time.monotonic() + _FILE_TIMEOUT
         while True:
             capturing, status = read_many([self.capture, self.write_status])

@@ -13,7 +13,7 @@ from ophyd.utils import LimitError
 
 from beamline.core.errors import ConnectionLostError, MotionError, MotorLimitError
 from devices._operation import Operation
-from devices._signals import FreshSignal, FreshSignalRO, get, read_fresh, read_many
+from devices._signals import FreshSignal, FreshSignalRO, answers, get, read_fresh, read_many
 
 __all__ = ["Axis"]
 
@@ -136,21 +136,12 @@ class Axis(EpicsMotor):
                 f"{self.label} cannot move: {self.user_setpoint.pvname} is not connected; "
                 "is the IOC running?"
             )
-        self.check_value(position)
         before = self._operation
+        with answers(f"{self.label} cannot move"):
+            self.check_value(position)
+            operation = self._operation_to(position, timeout)
         if before is not None and not before.done:
             before.fail(MotionError(f"{before.what} was replaced by one to {position:g}."))
-        operation = Operation(
-            self,
-            f"the move of {self.label} to {position:g} {self.egu}",
-            timeout_after=timeout or self.timeout or self._expected_duration(position) + _GRACE,
-            busy=self._busy,
-            verify=lambda operation: self._verify(operation, position),
-            error=MotionError,
-            on_timeout=self._put_stop,
-            progress=self._progress_to(position),
-            settle_time=self.settle_time,
-        )
         if moved_cb is not None:
             operation.add_callback(lambda status: moved_cb(status, obj=self))
         self._operation = operation
@@ -195,6 +186,19 @@ class Axis(EpicsMotor):
         for key in description.values():
             key["units"] = key.get("units") or self.egu
         return description
+
+    def _operation_to(self, position: float, timeout: float | None) -> Operation:
+        return Operation(
+            self,
+            f"the move of {self.label} to {position:g} {self.egu}",
+            timeout_after=timeout or self.timeout or self._expected_duration(position) + _GRACE,
+            busy=self._busy,
+            verify=lambda operation: self._verify(operation, position),
+            error=MotionError,
+            on_timeout=self._put_stop,
+            progress=self._progress_to(position),
+            settle_time=self.settle_time,
+        )
 
     def _put_stop(self) -> None:
         self.motor_stop.put(1, wait=False)

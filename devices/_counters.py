@@ -11,7 +11,15 @@ from ophyd import Device, Kind
 from beamline.core.errors import DetectorError
 from devices._component import Named
 from devices._operation import Operation
-from devices._signals import INVALID, FreshSignal, FreshSignalRO, Sample, VerifiedSignal, read_many
+from devices._signals import (
+    INVALID,
+    FreshSignal,
+    FreshSignalRO,
+    Sample,
+    VerifiedSignal,
+    answers,
+    read_many,
+)
 
 __all__ = ["IonChambers"]
 
@@ -78,7 +86,8 @@ class IonChambers(Device):
         """
         self.stop()
         self._latest = None
-        preset = float(self.exposure.setpoint)
+        with answers(f"{self.count.pvname} cannot count"):
+            preset = float(self.exposure.setpoint)
         operation = Operation(
             self,
             f"the count of {preset:g} s on {self.count.pvname}",

@@ -95,7 +95,7 @@ class Operation(DeviceStatus):
             signal.put(value, use_complete=True, callback=self.completed, force=True)
         except Exception as error:
             raise ConnectionLostError(
-                f"{self.what} cannot start: {signal.pvname} cannot be written "
+                f"{self.what} cannot start: {signal.setpoint_pvname} cannot be written "
                 f"({' '.join(str(error).split())}); is the IOC running?"
             ) from error
         _GUARD.add(self)

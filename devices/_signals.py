@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ophyd import EpicsSignal, EpicsSignalRO
@@ -23,6 +24,7 @@ __all__ = [
     "FreshSignalRO",
     "Sample",
     "VerifiedSignal",
+    "answers",
     "get",
     "read_fresh",
     "read_many",
@@ -221,20 +223,34 @@ def _read(channels: Sequence[Any], timeout: float = READ_TIMEOUT) -> list[Sample
     return samples
 
 
+@contextmanager
+def answers(what: str) -> Iterator[None]:
+    """Turn the many errors of ophyd and pyepics about dead connections into one.
+
+    Raises
+    ------
+    ConnectionLostError
+        ``<what> (<their words>): is the IOC running?``
+    """
+    from epics.ca import ChannelAccessException, ChannelAccessGetFailure
+
+    try:
+        yield
+    except (TimeoutError, ChannelAccessException, ChannelAccessGetFailure) as error:
+        words = " ".join(str(error).split()).rstrip(".")
+        raise ConnectionLostError(f"{what} ({words}): is the IOC running?") from error
+
+
 def get(signal: Any, timeout: float = READ_TIMEOUT) -> Any:
     """Get the value of any ophyd EPICS signal from the IOC, never from a monitor's cache.
 
     Raises
     ------
     ConnectionLostError
-        Naming the PV, where ophyd and pyepics raise errors of many kinds, some without a name.
+        Naming the PV.
     """
-    from epics.ca import ChannelAccessException, ChannelAccessGetFailure
-
-    try:
+    with answers(f"{signal.pvname} cannot be read"):
         return signal.get(use_monitor=False, timeout=timeout)
-    except (TimeoutError, ChannelAccessException, ChannelAccessGetFailure) as error:
-        raise ConnectionLostError(_unreachable([signal.pvname], str(error).rstrip("."))) from error
 
 
 def read_fresh(signals: Sequence[Any]) -> dict[str, dict[str, Any]]:

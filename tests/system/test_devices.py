@@ -474,7 +474,7 @@ def test_devices_work_again_when_the_ioc_is_back(fragile, fragile_bl):
     bl.sample.x.set(10).wait(WAIT)
     fragile.ioc.kill()
     with pytest.raises(ConnectionLostError):
-        bl.sample.x.set(20)
+        bl.sample.x.set(20).wait(WAIT)
     fragile.restart_ioc()
     bl.connect(timeout=20)
     bl.sample.x.set(20).wait(WAIT)
