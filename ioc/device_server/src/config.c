@@ -123,7 +123,7 @@ static bool apply(struct config *config, char *line, char why[MESSAGE_MAX])
             *(double *)(void *)field = value;
         return true;
     }
-    snprintf(why, MESSAGE_MAX, "unknown key '%.80s'; the keys are listed in docs/protocol.md", name);
+    snprintf(why, MESSAGE_MAX, "unknown key '%.80s'; docs/protocol.md lists the keys", name);
     return false;
 }
 

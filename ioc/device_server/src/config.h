@@ -1,4 +1,4 @@
-/* Settings of the simulated physics, with defaults, and the `key = value` file that changes them. */
+/* Settings of the simulated physics, defaults, and the `key = value` file to change them. */
 #ifndef BEAMLINE_CONFIG_H
 #define BEAMLINE_CONFIG_H
 

@@ -264,7 +264,7 @@ static void after_last_byte(struct connection *c)
     if (c->out.capacity > OUTPUT_HIGH && !c->session.frames)
         buffer_free(&c->out);
     if (c->leaving && !c->shut) {
-        /* Closing with unread input would reset the connection and may take the last reply along. */
+        /* Closing with unread input would reset the connection, and the last reply with it. */
         c->shut = true;
         shutdown(c->source.descriptor, SHUT_WR);
         timer_set(&c->server->timers, &c->patience, clock_real() + farewell_ns);

@@ -26,8 +26,8 @@ void counters_start(struct counters *counters, const struct sim *sim, double sec
 void counters_latch(struct counters *counters, const struct sim *sim);
 double counters_next_event(const struct counters *counters);
 
-/* An exposure of DET:EXPOSURE seconds under present conditions that takes no time: for clients which
- * read a detector without counting. */
+/* An exposure of DET:EXPOSURE seconds under present conditions that takes no time: for clients
+ * which read a detector without counting. */
 void counters_glance(struct counters *counters, const struct sim *sim,
                      double counts[CHANNEL_COUNT]);
 

@@ -1,6 +1,6 @@
-/* The area detector: exposures by the simulated clock, frames drawn by the renderer and handed to one
- * consumer. If the consumer is behind, the detector waits: it exposes at most one frame ahead and
- * loses none. */
+/* The area detector: exposures by the simulated clock, frames drawn by the renderer and handed to
+ * one consumer. If the consumer is behind, the detector waits: it exposes at most one frame ahead
+ * and loses none. */
 #ifndef BEAMLINE_DETECTOR_H
 #define BEAMLINE_DETECTOR_H
 
@@ -73,8 +73,8 @@ void detector_event(struct detector *detector, struct sim *sim);
 /* Go on if the renderer has finished a frame or the consumer has room again. */
 void detector_progress(struct detector *detector, struct sim *sim);
 
-/* Append the visible spots of frame `number` as `<n>;<fs>,<ss>,<photons>;...`; false if that frame has
- * not been taken or is too long ago. */
+/* Append the visible spots of frame `number` as `<n>;<fs>,<ss>,<photons>;...`; false if that frame
+ * has not been taken or is too long ago. */
 bool detector_truth(const struct detector *detector, uint64_t number, struct buffer *out);
 
 #endif

@@ -4,8 +4,8 @@
 
 #include "sim.h"
 
-/* Longest time step, and the largest part of a beam, an energy (eV) or an angle (degrees) that anything
- * may move in one; a gate is never cut into more than STEPS_MAX steps. */
+/* Longest time step, and the largest part of a beam, an energy (eV) or an angle (degrees) that
+ * anything may move in one; a gate is never cut into more than STEPS_MAX steps. */
 static const double step_s = 5.0, step_beam = 0.1, step_eV = 0.25, step_deg = 0.02, step_tilt = 0.5;
 enum { STEPS_MAX = 1024 };
 
@@ -46,7 +46,8 @@ void gate_advance(struct gate *gate, const struct sim *sim, double t)
 {
     if (!gate->open || t <= gate->until)
         return;
-    /* Two-point Gauss-Legendre per step: exact for cubics, and no step shares an end with the next. */
+    /* Two-point Gauss-Legendre per step: exact for cubics, and no step shares an end with the
+     * next. */
     const double node = 0.21132486540518712;
     int steps = steps_needed(sim, gate->until, t);
     double width = (t - gate->until) / steps;

@@ -1,4 +1,5 @@
-/* An open gate: expectations integrated while motors move, the shutter travels and the ring decays. */
+/* An open gate: expectations integrated while motors move, the shutter travels and the ring
+ * decays. */
 #ifndef BEAMLINE_GATE_H
 #define BEAMLINE_GATE_H
 

@@ -26,7 +26,8 @@ static const char usage[] =
     "  --exit-with-parent   stop at end of file on standard input\n"
     "  --version, --help    print and exit\n"
     "\n"
-    "Prints one line 'READY host=... port=... pid=...' when it listens. SIGINT and SIGTERM stop it.\n";
+    "Prints one line 'READY host=... port=... pid=...' when it listens.\n"
+    "SIGINT and SIGTERM stop it.\n";
 
 struct options {
     struct server_options server;

@@ -1,4 +1,5 @@
-/* Waiting for descriptors and one deadline: epoll with a timer descriptor on Linux, poll elsewhere. */
+/* Waiting for descriptors and one deadline: epoll with a timer descriptor on Linux, poll
+ * elsewhere. */
 #ifndef BEAMLINE_POLLER_H
 #define BEAMLINE_POLLER_H
 
@@ -22,8 +23,8 @@ bool poller_add(struct poller *poller, int descriptor, unsigned what, void *owne
 bool poller_change(struct poller *poller, int descriptor, unsigned what, void *owner);
 void poller_remove(struct poller *poller, int descriptor);
 
-/* Wait until something happens or the monotonic time `deadline` (ns; INT64_MAX: none) is reached, and
- * return the number of events written. */
+/* Wait until something happens or the monotonic time `deadline` (ns; INT64_MAX: none) is reached,
+ * and return the number of events written. */
 int poller_wait(struct poller *poller, int64_t deadline, struct poller_event *events, int max);
 
 #endif

@@ -1,12 +1,13 @@
-/* Trapezoidal motion of one axis as pieces of constant acceleration: an analytic function of time. */
+/* Trapezoidal motion of an axis as pieces of constant acceleration: an analytic function of time. */
 #ifndef BEAMLINE_PROFILE_H
 #define BEAMLINE_PROFILE_H
 
 enum { PROFILE_PIECES = 10 };
 
 struct profile_piece {
-    double start;    /* s */
-    double position, velocity, acceleration; /* at start; the acceleration holds through the piece */
+    double start; /* s */
+    double position, velocity; /* at start */
+    double acceleration;       /* throughout */
 };
 
 struct profile {

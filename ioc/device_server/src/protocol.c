@@ -309,7 +309,7 @@ static reply do_truth(struct request *request)
 static const struct {
     const char *name;
     reply (*run)(struct request *);
-    bool bare; /* takes no target: one is refused rather than ignored (STOP:<motor> stops no motor) */
+    bool bare; /* takes no target: one is refused, not ignored (STOP:<motor> stops no motor) */
 } commands[] = {
     {"GET", do_get, false}, {"PUT", do_put, false}, {"MOVE", do_move, false},
     {"STATUS", do_status, false}, {"PING", do_ping, true}, {"MGET", do_mget, false},

@@ -40,8 +40,8 @@ const char *pv_text(const struct pv *pv);
 /* Present value; latched counts for detectors. NaN for a text PV. */
 double pv_value(const struct sim *sim, const struct pv *pv);
 
-/* Append values as a GET shows them, separated by commas: outside a count, detectors are exposed afresh,
- * all of them in one exposure. */
+/* Append values as a GET shows them, separated by commas: outside a count, detectors are exposed
+ * afresh, all of them in one exposure. */
 void pv_read(struct sim *sim, const struct pv *const *pvs, int count, struct buffer *out);
 
 enum pv_reply pv_put(struct sim *sim, const struct pv *pv, double value);

@@ -18,8 +18,8 @@ int renderer_descriptor(const struct renderer *renderer);
 
 /* Start drawing; the previous frame must have been collected. */
 void renderer_submit(struct renderer *renderer, uint64_t frame, double energy, double photons);
-/* The finished frame, ny rows of nx little-endian pixels, valid until the next submit; NULL while it
- * is being drawn. */
+/* The finished frame, ny rows of nx little-endian pixels, valid until the next submit; NULL while
+ * it is being drawn. */
 const uint16_t *renderer_collect(struct renderer *renderer);
 
 #endif

@@ -12,8 +12,8 @@ static bool is_pulse_counter(enum channel channel)
     return channel == CHANNEL_IF || channel == CHANNEL_XRD;
 }
 
-/* Part of a Gaussian beam of this width, centred at `offset` from the middle of a slab, that hits the
- * slab. */
+/* Part of a Gaussian beam of this width, centred at `offset` from the middle of a slab, that hits
+ * the slab. */
 static double slab_overlap(double offset, double width, double fwhm)
 {
     double scale = FWHM_PER_SIGMA / (fwhm * sqrt(2.0));
@@ -34,8 +34,8 @@ double sample_overlap(const struct config *config, const struct conditions *now)
            * slab_overlap(now->y - s->y_um, s->height_um, config->beam_fwhm_y_um);
 }
 
-/* Diffracted part of the beam at the arm's angle: a Gaussian line per reflection that the energy can
- * reach, on a flat background. */
+/* Diffracted part of the beam at the arm's angle: a Gaussian line per reflection that the energy
+ * can reach, on a flat background. */
 static double diffraction(const struct config *config, const struct conditions *now)
 {
     double sum = config->xrd_background;
@@ -64,7 +64,8 @@ double response(const struct config *config, const struct conditions *now,
     double through = exp(-mu.total * thicker);
     double transmitted = incident * (1.0 - hit + hit * through);
     /* Of what the sample absorbs, the edge takes the share that it has in the absorption. */
-    double absorbed = mu.total > 0.0 ? fmin(mu.fluorescence / mu.total, 1.0) * (1.0 - through) : 0.0;
+    double share = mu.total > 0.0 ? fmin(mu.fluorescence / mu.total, 1.0) : 0.0;
+    double absorbed = share * (1.0 - through);
     rate[CHANNEL_I0] = config->dark_per_s + incident;
     rate[CHANNEL_IT] = config->dark_per_s + transmitted;
     rate[CHANNEL_IR] = config->dark_per_s + transmitted * exp(-mu.reference);

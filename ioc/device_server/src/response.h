@@ -1,5 +1,5 @@
-/* What the detectors would count per second under given conditions: the physics between the beam and
- * the scaler, free of noise. */
+/* What the detectors would count per second under given conditions: the physics between the beam
+ * and the scaler, free of noise. */
 #ifndef BEAMLINE_RESPONSE_H
 #define BEAMLINE_RESPONSE_H
 

@@ -1,8 +1,9 @@
 /* Samples: absorption tables and powder reflections, loaded from text files.
  *
- * A table has header lines `# key: value` and then rows of energy (eV, increasing) and the absorption
- * (mu times thickness, dimensionless) of the whole sample, of its edge alone, and of the reference
- * foil. Between rows the absorption is linear in energy; outside, it keeps the nearest row's value. */
+ * A table has header lines `# key: value` and then rows of energy (eV, increasing) and the
+ * absorption (mu times thickness, dimensionless) of the whole sample, of its edge alone, and of
+ * the reference foil. Between rows the absorption is linear in energy; outside, it keeps the
+ * nearest row's value. */
 #ifndef BEAMLINE_SAMPLE_H
 #define BEAMLINE_SAMPLE_H
 

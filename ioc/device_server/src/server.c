@@ -34,8 +34,8 @@ static void resume_accepting(void *owner)
     poller_change(server->poller, server->listener.descriptor, POLLER_READ, &server->listener);
 }
 
-/* Out of descriptors (or memory): tell one client by closing, and leave the others in the backlog for
- * a moment rather than spin on a listener that stays readable. */
+/* Out of descriptors (or memory): tell one client by closing, and leave the others in the backlog
+ * for a moment rather than spin on a listener that stays readable. */
 static void refuse(struct server *server)
 {
     if (server->spare >= 0) {

@@ -36,8 +36,8 @@ struct sim {
     void *owner;
 };
 
-/* Build a beamline of `config` with tables from `paths` (none: the empty sample). On failure returns
- * false with one sentence in `message`. sim_free is right in either case. */
+/* Build a beamline of `config` with tables from `paths` (none: the empty sample). On failure
+ * returns false with one sentence in `message`. sim_free is right in either case. */
 bool sim_init(struct sim *sim, const struct config *config, const char *prefix, double time_scale,
               const char *const *paths, int path_count, char message[MESSAGE_MAX]);
 void sim_free(struct sim *sim);

@@ -1,4 +1,4 @@
-/* A client's subscription: which PVs, what it has been told, and UPD lines of what changed since. */
+/* A client's subscription: its PVs, what it has been told, and UPD lines of what changed since. */
 #ifndef BEAMLINE_SUBSCRIPTION_H
 #define BEAMLINE_SUBSCRIPTION_H
 
@@ -24,8 +24,8 @@ void subscription_list(const struct subscription *subscription, struct buffer *o
 /* Append a line with all values. */
 void subscription_tell_all(struct subscription *subscription, const struct sim *sim,
                            struct buffer *out);
-/* Append a line with the values that differ from what was told, and the results of a count if one has
- * just ended; nothing if there are none. */
+/* Append a line with the values that differ from what was told, and the results of a count if one
+ * has just ended; nothing if there are none. */
 void subscription_tell_changes(struct subscription *subscription, const struct sim *sim,
                                bool counted, struct buffer *out);
 

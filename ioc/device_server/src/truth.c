@@ -133,8 +133,8 @@ void truth_write(const struct sim *sim, struct buffer *out)
     write_numbers(out, "counters", counters, COUNT(counters));
     buffer_text(out, ",");
     write_numbers(out, "crystal", crystal, COUNT(crystal));
-    buffer_format(out, ",\"detector\":{\"name\":\"AD1\",\"mode\":\"still\",\"shape\":[%d,%d]", s->ny,
-                  s->nx);
+    buffer_text(out, ",\"detector\":{\"name\":\"AD1\",\"mode\":\"still\"");
+    buffer_format(out, ",\"shape\":[%d,%d]", s->ny, s->nx);
     buffer_format(out, ",\"distance_m\":%.17g,\"pixel_m\":%.17g", s->distance_m, s->pixel_m);
     buffer_format(out, ",\"beam_centre_px\":[%.17g,%.17g]", s->beam_x, s->beam_y);
     /* A pixel's value is its number of photons. */

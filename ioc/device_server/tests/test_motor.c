@@ -139,7 +139,8 @@ static void test_bragg(void)
     double early = motor_position(&m, 0.6) - motor_position(&m, 0.5);
     double late = motor_position(&m, 1.6) - motor_position(&m, 1.5);
     CHECK(late > 1.1 * early, "%g, %g", early, late);
-    CHECK(motor_move(&m, 0, 3999.9) == MOTOR_LIMIT && motor_move(&m, 0, NAN) == MOTOR_LIMIT, "limit");
+    CHECK(motor_move(&m, 0, 3999.9) == MOTOR_LIMIT, "below the limit");
+    CHECK(motor_move(&m, 0, NAN) == MOTOR_LIMIT, "not a number");
     m.stalled = true;
     CHECK(motor_move(&m, 0, 9000) == MOTOR_FAULT, "stalled");
 }

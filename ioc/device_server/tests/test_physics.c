@@ -1,4 +1,5 @@
-/* Sources, samples and detectors against closed formulas; the integrating gate against brute force. */
+/* Sources, samples and detectors against closed formulas; the integrating gate against brute
+ * force. */
 #include "../src/rng.h"
 #include "../src/sim.h"
 #include "check.h"
@@ -41,7 +42,7 @@ static void test_environment(void)
     CHECK_NEAR(sum / 1e5, -9, 0.01);
     CHECK_NEAR(sqrt(square / 1e5 - sum * sum / 1e10), 0.08, 0.003);
     CHECK(coldest > 22 && warmest < 24 && warmest - coldest > 1, "%g to %g", coldest, warmest);
-    CHECK(vacuum_pressure(&config, 7.2) == vacuum_pressure(&config, 7.9), "changes within a second");
+    CHECK(vacuum_pressure(&config, 7.2) == vacuum_pressure(&config, 7.9), "changes too often");
 }
 
 static void test_shutter(void)
@@ -198,7 +199,8 @@ static void test_gate_follows_motion(void)
     CHECK(!sim.counters.gate.open && sim.counters.elapsed == 1.5, "%g", sim.counters.elapsed);
     expected[CHANNEL_IF] /= 1 + expected[CHANNEL_IF] * config.dead_time_s / 1.5;
     for (int c = 0; c < CHANNEL_COUNT; c++)
-        CHECK_NEAR(sim.counters.latched[c], expected[c], 6 * sqrt(expected[c]) + 2e-3 * expected[c]);
+        CHECK_NEAR(sim.counters.latched[c], expected[c],
+                   6 * sqrt(expected[c]) + 2e-3 * expected[c]);
     sim_free(&sim);
 }
 

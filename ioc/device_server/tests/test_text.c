@@ -1,4 +1,4 @@
-/* Buffers against a plain model, number parsing and printing, JSON strings, globs against fnmatch. */
+/* Buffers against a model, number parsing and printing, JSON strings, globs against fnmatch. */
 #include <fnmatch.h>
 
 #include "../src/glob.h"
@@ -68,8 +68,8 @@ static const char *printed(double value)
 
 static void test_numbers_are_printed_like_printf(void)
 {
-    const double values[] = {0.0, -0.0, 1, -1, 0.1, 1e14, 999999999999999.0, 1e15, 1e16, 1e17, 1e300,
-                             -12.5, 8979.0, 1.0 / 3, 2e-308, 123456789012.0};
+    const double values[] = {0.0, -0.0, 1, -1, 0.1, 1e14, 999999999999999.0, 1e15, 1e16, 1e17,
+                             1e300, -12.5, 8979.0, 1.0 / 3, 2e-308, 123456789012.0};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         char expected[64];
         double back;
