@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -33,6 +34,7 @@ from beamline.core.shadowing import check_packages
 if TYPE_CHECKING:
     from bluesky import RunEngine
 
+    from beamline.documents import Consumer
     from beamline.simulation import Simulation
     from devices import Beamline
 
@@ -44,6 +46,8 @@ __all__ = [
     "open_session",
     "simulated_beamline",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class DataStore:
@@ -103,10 +107,19 @@ class DataStore:
 
     @property
     def catalog(self) -> Any:
-        """The databroker catalogue of these runs; opened (a few seconds) at first use."""
-        if self._catalog is None:
-            from beamline.catalog import open_catalog
+        """The databroker catalogue of these runs; opened (a few seconds) at first use.
 
+        Every run that has ended is in it: what the feeding process has not brought in is waited
+        for.
+        """
+        from beamline.catalog import CatalogError, open_catalog
+
+        if self._feed is not None:
+            try:
+                self._feed.wait()
+            except CatalogError as error:
+                _log.warning("the catalogue is not complete: %s", error)
+        if self._catalog is None:
             self._catalog = open_catalog(self.directory)
         return self._catalog
 
@@ -128,7 +141,7 @@ def make_run_engine(
     live_table: bool = True,
     plots: bool = False,
     progress: bool = True,
-    consumers: Iterable[Callable[[str, dict[str, Any]], Any]] = (),
+    consumers: Iterable[Consumer] = (),
     **metadata: Any,
 ) -> RunEngine:
     """Make a RunEngine that records everything.
@@ -157,6 +170,8 @@ def make_run_engine(
     from bluesky.callbacks.best_effort import BestEffortCallback
     from bluesky.utils import ProgressBarManager
 
+    from beamline.documents import Fanout
+
     if not isinstance(store, DataStore):
         store = DataStore(store)
     run_engine = RunEngine(store.metadata)
@@ -167,9 +182,9 @@ def make_run_engine(
     }
     for key, value in metadata.items():
         run_engine.md[key] = value
-    # The journal comes first: what it has, every file can be made from again.
-    for consumer in (store.journal, store.nexus, store.cxi, *consumers):
-        run_engine.subscribe(consumer)
+    # The journal comes first: what it has, every file can be made from again. All are behind one
+    # subscription, because bluesky serves nobody after a subscriber that raises.
+    run_engine.subscribe(Fanout(store.journal, store.nexus, store.cxi, *consumers))
     if live_table or plots:
         table = BestEffortCallback()
         if not plots:

@@ -134,6 +134,7 @@ class _Demo:
         self.sample = self.truth["samples"][0]
         self.uids: dict[str, str] = {}
         self.centre: dict[str, float] = {}
+        self.width: dict[str, float] = {}
 
     def _run(self, name: str, plan: Any) -> Path:
         """Run a plan; return its NeXus file."""
@@ -165,26 +166,28 @@ class _Demo:
                 f"align_{axis}", plans.linear_scan([bl.counters], motor, -reach, reach, 81)
             )
             position, absorption = findings.absorption_profile(file, f"sample_{axis}")
-            centre, _ = findings.extent(position, absorption)
+            centre, width = findings.extent(position, absorption)
             true = float(self.sample[key])
             self._found(f"foil centre {axis} (line)", "µm", true, centre, 15.0, file)
             figures.draw_profile(
                 self.figures / f"align_{axis}.png", position, absorption, centre, true,
                 f"sample_{axis}",
             )  # fmt: skip
-            self.centre[axis] = centre
+            self.centre[axis], self.width[axis] = centre, width
             self._move(motor, centre)
             self.say(f"Line scan of sample_{axis}: the foil's centre is at {centre:.1f} µm.")
 
     def mesh(self) -> None:
-        """Map the foil."""
+        """Map the foil and what is around it."""
         plans, bl = self.session.plans, self.bl
+        low = {axis: self.centre[axis] - 0.75 * self.width[axis] for axis in ("x", "y")}
+        high = {axis: self.centre[axis] + 0.75 * self.width[axis] for axis in ("x", "y")}
         file = self._run(
             "mesh",
             plans.mesh_scan(
                 [bl.counters],
-                *(bl.sample.y, -1600.0, 1200.0, 15),
-                *(bl.sample.x, -1200.0, 2000.0, 17),
+                *(bl.sample.y, low["y"], high["y"], 15),
+                *(bl.sample.x, low["x"], high["x"], 17),
             ),
         )
         y, x, absorption = findings.absorption_map(file, "sample_y", "sample_x")
