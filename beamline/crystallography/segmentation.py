@@ -238,7 +238,14 @@ def box_sum(image: FloatImage, size: int) -> FloatImage:
 
     Sums of 1, 2, 4, … rows (columns) are put together to `size` of them: without the rounding of
     running sums, and a few times faster than `scipy.ndimage.uniform_filter`.
+
+    Raises
+    ------
+    ValueError
+        If `size` is even or not positive: such a square has no middle.
     """
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"the window must be an odd number of pixels, found {size}.")
     down: FloatImage = np.pad(image, ((size // 2, size // 2), (0, 0)))
     across = np.pad(_run_sum(down, size, 0), ((0, 0), (size // 2, size // 2)))
     return _run_sum(across, size, 1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import erf
 
 from beamline.crystallography.peaks import PeakFinder, measure_peaks
 from beamline.crystallography.segmentation import (
     LocalThreshold,
+    box_sum,
     local_background,
     log_odds_from_logits,
     significance,
@@ -200,6 +202,20 @@ def test_significance_of_few_counts_is_that_of_poisson():
     sigmas, _ = significance(rng.poisson(0.1, (1024, 1024)))
     assert 0 < (sigmas > 4.0).sum() < 300
     assert (sigmas > 5.2).sum() <= 3
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 15, 31])
+@pytest.mark.parametrize("shape", [(40, 50), (3, 70)])
+def test_sums_over_squares_are_those_of_scipy(size, shape):
+    image = np.random.default_rng(17).poisson(5, shape).astype(np.float32)
+    expected = ndimage.uniform_filter(image.astype(float), size, mode="constant") * size**2
+    assert np.allclose(box_sum(image, size), expected)
+    assert box_sum(image, size).dtype == np.float32
+
+
+def test_a_window_without_a_middle_is_refused():
+    with pytest.raises(ValueError, match="odd number of pixels, found 14"):
+        LocalThreshold(window=14)(np.zeros((40, 40)))
 
 
 def test_measurement_of_a_component_by_hand():
