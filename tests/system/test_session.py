@@ -72,11 +72,12 @@ def test_an_unwritable_data_directory_is_one_sentence(tmp_path: Path):
 
 
 def test_the_profile_opens_in_ipython(tmp_path: Path):
+    magic = "get_ipython().run_line_magic('wa', '')"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "beamline", "ipython", "--data-dir", str(tmp_path)),
             *("--time-scale", "50", "--"),
-            *("-c", "RE(linear_scan([counters], sample.x, 0, 10, 3)); get_ipython().run_line_magic('wa', '')"),
+            *("-c", f"RE(linear_scan([counters], sample.x, 0, 10, 3)); {magic}"),
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
