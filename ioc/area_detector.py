@@ -64,7 +64,13 @@ class AreaDetector:
         self._first = 0
         self._lost = False
         self._waiting: list[asyncio.Future[None]] = []
+        self._settings: dict[str, tuple[str, float]] = {}
         self._add_records()
+
+    @property
+    def status(self) -> Soft:
+        """The record that stands for the camera as a whole."""
+        return self.cam.records["DetectorState_RBV"]
 
     @property
     def records(self) -> list[Soft]:
@@ -127,6 +133,7 @@ class AreaDetector:
 
         def answered(answer: Answer) -> None:
             if isinstance(answer, str):
+                self._settings[name] = (server_name, value)
                 self.cam.set(name, value)
                 completion.set_result(None)
             else:
@@ -135,6 +142,7 @@ class AreaDetector:
                         f"{where} can't be set to {value:g}: the device server says {answer}."
                     )
                 )
+                completion.exception()
 
         self._link.send(f"PUT:{self._server}{server_name}:{value:.17g}", answered)
         return completion
@@ -201,7 +209,7 @@ class AreaDetector:
             self._fail(self.files.problem)
         elif self._ended and self._lost:
             self._fail("the frame writer lost its connection during the acquisition")
-        elif self._ended and self.files.last_frame + 1 >= self._total:
+        elif self._ended and self._total in (self._first, self.files.last_frame + 1):
             self.cam.set("DetectorState_RBV", _IDLE)
             self._end()
 
@@ -240,7 +248,9 @@ class AreaDetector:
     # ---- news from the server
 
     def mirror(self, values: Mapping[str, str]) -> None:
-        """Take new values, by the part of their name behind ``AD1:``."""
+        """Take new values, by the part of their name behind ``AD1:``; ENERGY is the beam's."""
+        if "ENERGY" in values:
+            self.cam.set("PhotonEnergy_RBV", float(values["ENERGY"]))
         for name, setting in (("EXPOSURE", "AcquireTime"), ("PERIOD", "AcquirePeriod")):
             if name in values:
                 self.cam.set(setting, float(values[name]))
@@ -267,14 +277,14 @@ class AreaDetector:
         self.cam.set("ArraySize_RBV", 2 * nx * ny)
         self.files.set_shape(shape)
 
-    def set_energy(self, energy: float) -> None:
-        """Take the photon energy (eV) that the monochromator selects."""
-        self.cam.set("PhotonEnergy_RBV", energy)
-
     def link_up(self) -> None:
-        """End the alarms and ask for the geometry."""
+        """End the alarms, give settings back to a server that forgot them, ask for geometry."""
         self.cam.clear_alarm()
         self.files.restore()
+        for name, (server_name, value) in tuple(self._settings.items()):
+            if self.cam.get(name) != value:
+                _log.info("restoring %s%s to %g", self.cam.prefix, name, value)
+                self._configure(name, server_name, value)
         self._link.send("TRUTH", self._take_geometry)
 
     def _take_geometry(self, answer: Answer) -> None:

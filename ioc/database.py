@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import BeamlineError
 from beamline.core.pvs import AREA_DETECTOR, PVS, SCALER_CHANNELS
@@ -103,19 +106,23 @@ class Database:
                 motors.setdefault(record, {})[field] = text
             elif suffix in self.inputs:
                 self._last[suffix] = text
-                self.inputs[suffix].mirror(text, stamp)
+                with _containing(self.inputs[suffix], text):
+                    self.inputs[suffix].mirror(text, stamp)
             elif suffix.startswith(_CAMERA):
                 camera[suffix.removeprefix(_CAMERA)] = text
             if suffix in _SCALER_SOURCES:
                 counts[suffix] = text
         for record, changes in motors.items():
-            self.motors[record].mirror(changes, stamp)
-        if "RBV" in motors.get(_ENERGY, {}):
-            self.area_detector.set_energy(float(motors[_ENERGY]["RBV"]))
+            with _containing(self.motors[record], changes):
+                self.motors[record].mirror(changes, stamp)
         if counts:
-            self.scaler.mirror(counts, stamp)
+            with _containing(self.scaler, counts):
+                self.scaler.mirror(counts, stamp)
+        if "RBV" in motors.get(_ENERGY, {}):
+            camera["ENERGY"] = motors[_ENERGY]["RBV"]
         if camera:
-            self.area_detector.mirror(camera)
+            with _containing(self.area_detector.status, camera):
+                self.area_detector.mirror(camera)
 
     def link_up(self) -> None:
         """Learn the names of the samples and restore what clients had set."""
@@ -143,3 +150,13 @@ class Database:
         for record in (*self.inputs.values(), *self.motors.values(), self.scaler):
             record.lose_link()
         self.area_detector.lose_link()
+
+
+@contextlib.contextmanager
+def _containing(record: Record, news: object) -> Iterator[None]:
+    """Let a value that can't be understood be the trouble of one record, not of the IOC."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        _log.error("%s: the device server sent %s: %s", record.name, news, error)
+        record.set_alarm(AlarmStatus.READ, AlarmSeverity.INVALID_ALARM)

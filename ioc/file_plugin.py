@@ -201,6 +201,7 @@ class FilePlugin:
         group = self.group
         if event == "connected":
             self.connected = True
+            self.last_frame = -1  # a new server numbers anew
             self.ready.set()
             self.restore()
         elif event == "disconnected":

@@ -141,6 +141,7 @@ class _Writer:
         self._socket.sendall(b"FRAMES\n")
         self._socket.setblocking(False)
         self._greeted = False
+        self._last = -1
         self._received.clear()
         self._header = None
         self._selector.register(self._socket, selectors.EVENT_READ)

@@ -107,6 +107,7 @@ class DeviceLink:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: deque[AnswerHandler] = deque()
         self._tried = asyncio.Event()
+        self._last_reason = ""
 
     async def first_attempt(self) -> None:
         """Wait until the link is up, or the first attempt has failed."""
@@ -187,6 +188,7 @@ class DeviceLink:
                 self._listener.update(values, stamp)
                 if not self.connected:
                     self.connected = True
+                    self._last_reason = ""
                     _log.info("connected to the device server at %s:%d", self.host, self.port)
                     self._listener.link_up()
                     pinging = asyncio.create_task(self._ping())
@@ -235,6 +237,12 @@ class DeviceLink:
             f"lost the connection to the device server at {self.host}:{self.port}: {reason}."
         )
         waiting, self._waiting = self._waiting, deque()
+        if not was_up and reason != self._last_reason:
+            _log.warning(
+                "no connection to the device server at %s:%d for PVs %s*: %s",
+                self.host, self.port, self.prefix, reason,
+            )  # fmt: skip
+        self._last_reason = reason
         if was_up:
             _log.warning("%s", error)
             # Alarms first: whoever learns that a request failed finds the record in alarm.

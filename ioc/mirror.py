@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 
 from caproto import AlarmSeverity, AlarmStatus
@@ -89,9 +90,17 @@ class Input(Record):
         raise PutRefusedError(f"{self.name} is read-only, so {value:g} was refused.")
 
     def mirror(self, text: str, stamp: float) -> None:
-        """Take a value from the device server."""
+        """Take a value from the device server.
+
+        Raises
+        ------
+        ValueError
+            If it is not a finite number.
+        """
         self.touch(stamp)
         number = float(text)
+        if not math.isfinite(number):
+            raise ValueError("not a finite number")
         if isinstance(self.value, Enum):
             if not 0 <= number < len(self.value.states):
                 self.set_alarm(AlarmStatus.STATE, AlarmSeverity.INVALID_ALARM)

@@ -261,3 +261,40 @@ tell(under_way=1)
     with h5py.File(tmp_path / "frames_000001.h5") as file:
         assert file.attrs["complete"] == 0
         assert file["entry/data/data"].shape[0] >= 5
+
+
+def test_frames_are_counted_anew_after_a_restart_of_the_device_server(stack: Stack, tmp_path: Path):
+    client = stack.start_client(
+        SETUP
+        + f"""
+aput("HDF1:FilePath", {str(tmp_path)!r})
+aput("HDF1:NumCapture", 0)
+aput("cam1:NumImages", 30)
+aput("cam1:Acquire", 1)
+tell(first=aget("cam1:NumImagesCounter_RBV"))
+sys.stdin.readline()
+while severity("cam1:Acquire") or severity("HDF1:Capture"):
+    time.sleep(0.05)
+time.sleep(0.3)
+tell(settings=[aget("cam1:AcquireTime_RBV"), aget("cam1:NumImages_RBV")])
+aput("cam1:NumImages", 3)
+aput("HDF1:Capture", 1)
+aput("cam1:Acquire", 1)
+tell(second=[aget("cam1:NumImagesCounter_RBV"), aget("HDF1:NumCaptured_RBV"),
+     aget("HDF1:DroppedArrays_RBV")])
+aput("HDF1:Capture", 0)
+"""
+    )
+    with client:
+        assert client.stdout is not None
+        assert client.stdin is not None
+        assert '"first": 30' in client.stdout.readline()
+        stack.server.kill()
+        stack.restart_server()
+        time.sleep(0.5)
+        out, err = client.communicate("\n", timeout=60)
+    assert client.returncode == 0, err
+    assert '"settings": [0.02, 30]' in out
+    assert '"second": [3, 3, 0]' in out
+    with h5py.File(tmp_path / "frames_000001.h5") as file:
+        assert list(file["entry/instrument/NDAttributes/NDArrayUniqueId"]) == [0, 1, 2]

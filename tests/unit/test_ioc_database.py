@@ -106,6 +106,23 @@ def test_nothing_is_valid_before_the_server_has_been_heard(channels: dict[str, F
     assert {field.alarm.severity for field in channels.values()} == {3}
 
 
+@pytest.mark.parametrize("text", ["abc", "", "nan", "inf", "1e999"])
+def test_a_value_that_cannot_be_understood_is_the_trouble_of_its_record(text: str):
+    database = Database("T:", "127.0.0.1", 1)
+    names = ["RING:CURRENT", "SHUTTER:STATUS", "SAMPLE:X.RBV", "SAMPLE:X.MSTA", "DET:ELAPSED",
+             "AD1:TOTAL"]  # fmt: skip
+    database.update({f"T:{name}": text for name in names} | {"T:HUTCH:TEMP": "22.5"}, 1e9)
+    channels = database.channels()
+    assert channels["T:HUTCH:TEMP"].current == 22.5
+    assert channels["T:HUTCH:TEMP"].alarm.severity == 0
+    assert channels["T:RING:CURRENT"].alarm.severity == 3
+    assert channels["T:SHUTTER:STATUS"].alarm.severity == 3
+    assert channels["T:SAMPLE:X"].alarm.severity == 3
+    database.update({"T:SHUTTER:STATUS": "1", "T:SAMPLE:X.RBV": "1", "T:SAMPLE:X.MSTA": "2"}, 1e9)
+    assert channels["T:SHUTTER:STATUS"].alarm.severity == 0
+    assert channels["T:SAMPLE:X"].alarm.severity == 0
+
+
 def test_list_pvs(capsys: pytest.CaptureFixture[str]):
     assert main(["--list-pvs", "--prefix", "XY:"]) == 0
     names = capsys.readouterr().out.split()

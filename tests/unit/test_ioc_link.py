@@ -172,3 +172,23 @@ async def test_no_server_at_first():
     await asyncio.wait_for(link.first_attempt(), 5)
     assert not link.connected
     running.cancel()
+
+
+@in_loop
+async def test_a_server_with_another_prefix_is_told_once(caplog: pytest.LogCaptureFixture):
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"ERR:UNKNOWN_PV\n")
+        await writer.drain()
+
+    tcp = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = tcp.sockets[0].getsockname()[1]
+    link = DeviceLink("127.0.0.1", port, "XY:", Listener())
+    running = asyncio.create_task(link.run())
+    await asyncio.sleep(0.6)
+    running.cancel()
+    tcp.close()
+    told = [record.message for record in caplog.records if record.name == "ioc.link"]
+    assert told == [
+        f"no connection to the device server at 127.0.0.1:{port} for PVs XY:*: UNKNOWN_PV"
+    ]
