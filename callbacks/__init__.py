@@ -1,0 +1,1 @@
+"""Document consumers: files and live displays made from the documents of runs."""

@@ -78,7 +78,12 @@ class ColumnData:
         last = first + len(rows)
         if not self._simple:
             self._dataset.resize(last, axis=0)
-            self._dataset[first:last] = rows
+            if self.node.shape is None:
+                # One by one: h5py takes several arrays of equal length for one array.
+                for number, row in enumerate(rows, start=first):
+                    self._dataset[number] = row
+            else:
+                self._dataset[first:last] = rows
         elif self._tail is None:
             self._write(first, rows)
         else:
@@ -279,7 +284,18 @@ class NexusFile:
             self._file[path] = self._file[column.path]
         if len(rows):
             made.append(0, rows)
+        for path in (column.path, *self._links.get(column.path, ())):
+            self._match_axes(path)
         return made
+
+    def _match_axes(self, path: str) -> None:
+        """Give a plot of which this dataset is the signal as many axes as that has now."""
+        group, name = self._file[path].parent, path.rpartition("/")[2]
+        axes = list(group.attrs.get("axes", ()))
+        rank = self._file[path].ndim
+        if group.attrs.get("signal") == name and len(axes) != rank:
+            axes = [*axes, *["."] * rank][:rank]
+            group.attrs.create("axes", axes, dtype=_TEXT)
 
     def fill_grid(self, path: str, places: npt.NDArray[np.int64], values: Array) -> None:
         """Put values (N,) at flat places (N,) of a grid."""

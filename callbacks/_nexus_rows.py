@@ -45,17 +45,14 @@ class StreamRows:
         Events written.
     since : float or None
         Monotonic time of the oldest event that waits, or None.
-    required : frozenset[str]
-        Data keys that each event must have.
     datum_keys : list[str]
-        Those whose values are names of datums.
+        Data keys whose values are names of datums.
     """
 
     def __init__(self, stream: Stream, file: NexusFile, began: float, expected: int | None) -> None:
         self.stream = stream
         self.rows = 0
         self.since: float | None = None
-        self.required: frozenset[str] = frozenset()
         self.datum_keys: list[str] = []
         self._file = file
         self._began = began
@@ -65,6 +62,7 @@ class StreamRows:
         self._axes: list[tuple[str, GridAxis]] = []
         self._last = -(2**63)
         self._waiting: list[Document] = []
+        self._keys: frozenset[str] = frozenset()
         self._pages = False
         self._waiting_rows = 0
         self._block = 1
@@ -79,7 +77,6 @@ class StreamRows:
             elif isinstance(node, GridAxis) and node.stream == name and node.moved_by:
                 self._axes.append((path, node))
         keys = self.stream.keys.values()
-        self.required = frozenset(key.name for key in keys if key.external != "stream")
         self.datum_keys = [key.name for key in keys if key.external == "datum"]
         row_bytes = sum(
             8 if node.dtype is None else node.dtype.itemsize * int(np.prod(node.shape or (1,)))
@@ -87,20 +84,27 @@ class StreamRows:
         )
         self._block = max(1, min(_MOST_ROWS, _MOST_BYTES // max(1, row_bytes)))
 
-    def take(self, doc: Document) -> bool:
-        """Keep an event; return whether there are enough to write."""
-        if self._pages:
+    @property
+    def has_events(self) -> bool:
+        """Whether there are data keys that come in events."""
+        return any(key.external != "stream" for key in self.stream.keys.values())
+
+    def take(self, doc: Document, keys: frozenset[str]) -> bool:
+        """Keep an event that has these data keys; return whether there are enough to write."""
+        if self._pages or keys is not self._keys:
             self.write()
+            self._keys = keys
         if self.since is None:
             self.since = time.monotonic()
         self._waiting.append(doc)
         self._waiting_rows += 1
         return self._waiting_rows >= self._block
 
-    def take_page(self, doc: Document) -> bool:
-        """Keep a page of events; return whether there are enough to write."""
-        if not self._pages:
+    def take_page(self, doc: Document, keys: frozenset[str]) -> bool:
+        """Keep a page of events that have these data keys; return whether there are enough."""
+        if not self._pages or keys is not self._keys:
             self.write()
+            self._keys = keys
             self._pages = True
         if self.since is None:
             self.since = time.monotonic()
@@ -149,21 +153,25 @@ class StreamRows:
     ) -> None:
         block = _Block(self._began, numbers, times, values, stamps)
         fresh, again = self._sort_out(block.numbers)
-        arrays = [self._fit(index, block) for index in range(len(self._columns))]
+        # A column that a second descriptor has added or left out has a gap for these events.
+        filled = [i for i, column in enumerate(self._columns) if self._is_fed(column.node.feed)]
+        arrays = {index: self._fit(index, block) for index in filled}
         for number, row in again.items():
-            for column, array in zip(self._columns, arrays, strict=True):
-                column.overwrite(row, array[number : number + 1])
-        if len(fresh) < len(block.numbers):
-            arrays = [array[fresh] for array in arrays]
+            for index, array in arrays.items():
+                self._columns[index].overwrite(row, array[number : number + 1])
         if len(fresh):
-            for column, array in zip(self._columns, arrays, strict=True):
-                if column.append(self.rows, array):
+            everything = len(fresh) == len(block.numbers)
+            for index, array in arrays.items():
+                rows = array if everything else array[fresh]
+                if self._columns[index].append(self.rows, rows):
                     self._file.commit()
             self._last = max(self._last, int(block.numbers.max()))
         for path, axis in self._axes:
             self._move_axis(path, axis, block)
         self._axes.clear()
         for path, grid in self._grids:
+            if grid.key not in self._keys:
+                continue
             places = block.numbers - 1
             inside = (places >= 0) & (places < grid.order.size)
             if inside.any():
@@ -183,14 +191,27 @@ class StreamRows:
         """
         if numbers[0] > self._last and bool(np.all(numbers[1:] > numbers[:-1])):
             return np.arange(len(numbers)), {}
+        # The last of several with one number holds, at the place of the first.
         latest = {int(number): index for index, number in enumerate(numbers)}
-        rows: dict[int, int] = {}
+        known: dict[int, int] = {}
         if any(number <= self._last for number in latest):
-            (column,) = (c for c in self._columns if c.node.feed.kind == "seq_num")
-            rows = {int(number): row for row, number in enumerate(column.read())}
-        fresh = [index for number, index in latest.items() if number not in rows]
-        again = {index: rows[number] for number, index in latest.items() if number in rows}
-        return np.array(sorted(fresh), dtype=np.int64), again
+            known = self._rows_of(np.array(list(latest)))
+        fresh = [index for number, index in latest.items() if number not in known]
+        again = {index: known[number] for number, index in latest.items() if number in known}
+        return np.array(fresh, dtype=np.int64), again
+
+    def _rows_of(self, numbers: npt.NDArray[np.int64]) -> dict[int, int]:
+        """Rows in the file of those sequence numbers that are there."""
+        (column,) = (c for c in self._columns if c.node.feed.kind == "seq_num")
+        stored = column.read()
+        order = np.argsort(stored, kind="stable")
+        found = np.searchsorted(stored, numbers, sorter=order)
+        rows = order[np.minimum(found, len(stored) - 1)]
+        hits = stored[rows] == numbers
+        return {int(n): int(row) for n, row in zip(numbers[hits], rows[hits], strict=True)}
+
+    def _is_fed(self, feed: Feed) -> bool:
+        return (not feed.key or feed.key in self._keys) and self._keys.issuperset(feed.inputs)
 
     def _fit(self, index: int, block: _Block) -> Array:
         """Rows of a column; a column that can't hold them is replaced by one that can."""
@@ -200,8 +221,12 @@ class StreamRows:
             try:
                 return self._rows(node.feed, node, block)
             except MisfitError as misfit:
-                feed, attributes = node.feed, node.attributes
-                wider = Column(node.stream, feed, misfit.dtype, misfit.shape, attributes)
+                dtype, shape = misfit.dtype, misfit.shape
+                if column.rows and shape and shape != node.shape:
+                    # Rows of another shape are there already.
+                    both = max(len(shape), len(node.shape or ()))
+                    dtype, shape = (dtype, None) if both == 1 else (None, ())
+                wider = Column(node.stream, node.feed, dtype, shape, node.attributes)
                 self._columns[index] = self._file.widen(column, wider, self._expected)
 
     def _rows(self, feed: Feed, node: Column, block: _Block) -> Array:

@@ -74,7 +74,7 @@ class NexusRun:
         self._began = float(start["time"])
         self._tree = RunTree(start, file_name=self.path.name)
         self._streams: dict[str, StreamRows] = {}
-        self._by_descriptor: dict[str, StreamRows] = {}
+        self._by_descriptor: dict[str, tuple[StreamRows, frozenset[str]]] = {}
         self._resources_seen: set[tuple[str, str]] = set()
         self._failure: StorageError | None = None
         self._refused = 0
@@ -159,59 +159,64 @@ class NexusRun:
 
     def _descriptor(self, doc: Document) -> None:
         name = str(doc.get("name", "primary"))
-        tree = self._tree.descriptor(doc)
         rows = self._streams.get(name)
+        if rows is not None:
+            # Events that wait know nothing of the data keys that this descriptor may add.
+            self._write_rows()
+        tree = self._tree.descriptor(doc)
         if rows is None:
             stream, expected = self._tree.streams[name], self._tree.expected_rows(name)
             rows = self._streams[name] = StreamRows(stream, self._file, self._began, expected)
-        self._by_descriptor[doc["uid"]] = rows
+        keys = self._tree.streams[name].keys
+        required = frozenset(key for key in doc["data_keys"] if keys[key].external != "stream")
+        self._by_descriptor[doc["uid"]] = rows, required
         self._add(tree)
         self._commit()
 
     def _event(self, doc: Document) -> None:
-        rows = self._rows_of("event", doc)
-        if not (rows.required.issubset(doc["data"]) and rows.required.issubset(doc["timestamps"])):
-            raise self._incomplete(rows, doc, doc["seq_num"])
+        rows, keys = self._rows_of("event", doc)
+        if not (keys.issubset(doc["data"]) and keys.issubset(doc["timestamps"])):
+            raise self._incomplete(rows, keys, doc, f"event {doc['seq_num']}")
         if self._failure is not None:
             self._refuse(1)
-        if rows.take(doc) or time.monotonic() - self._flushed >= self._interval:
+        if rows.take(doc, keys) or time.monotonic() - self._flushed >= self._interval:
             self._flush()
 
     def _event_page(self, doc: Document) -> None:
         count = len(doc["seq_num"])
         if not count:
             return
-        rows = self._rows_of("event_page", doc)
+        rows, keys = self._rows_of("event_page", doc)
         for part in (doc["data"], doc["timestamps"]):
-            if any(key not in part or len(part[key]) != count for key in rows.required):
-                raise self._incomplete(rows, doc, f"{doc['seq_num'][0]} to {doc['seq_num'][-1]}")
+            if any(key not in part or len(part[key]) != count for key in keys):
+                which = f"events {doc['seq_num'][0]} to {doc['seq_num'][-1]}"
+                raise self._incomplete(rows, keys, doc, which)
         if self._failure is not None:
             self._refuse(count)
-        if rows.take_page(doc) or time.monotonic() - self._flushed >= self._interval:
+        if rows.take_page(doc, keys) or time.monotonic() - self._flushed >= self._interval:
             self._flush()
 
-    def _rows_of(self, name: str, doc: Document) -> StreamRows:
-        rows = self._by_descriptor.get(doc["descriptor"])
-        if rows is None:
+    def _rows_of(self, name: str, doc: Document) -> tuple[StreamRows, frozenset[str]]:
+        """Find the stream of events and the data keys that they must have."""
+        found = self._by_descriptor.get(doc["descriptor"])
+        if found is None:
             raise MissingError(
                 f"run {self.uid[:8]}: an {name} refers to descriptor {doc['descriptor']}, which "
                 "was never received; it is not in the file."
             )
-        if rows.datum_keys:
-            self._link_classic_frames(rows, doc)
-        return rows
+        if found[0].datum_keys:
+            self._link_classic_frames(found[0], doc)
+        return found
 
-    def _incomplete(self, rows: StreamRows, doc: Document, number: object) -> DocumentError:
-        keys = sorted(rows.required)
-        missing = [k for k in keys if k not in doc["data"] or k not in doc["timestamps"]]
-        what = (
-            f"no value or no time stamp for data key {missing[0]!r}"
-            if missing
-            else ("data keys with another number of values than events")
-        )
+    def _incomplete(
+        self, rows: StreamRows, keys: frozenset[str], doc: Document, which: str
+    ) -> DocumentError:
+        missing = sorted(k for k in keys if k not in doc["data"] or k not in doc["timestamps"])
+        what = "data keys with another number of values than there are events"
+        if missing:
+            what = f"no value or no time stamp for data key {missing[0]!r}"
         return DocumentError(
-            f"run {self.uid[:8]}: event {number} of stream {rows.stream.name!r} has {what}; it is "
-            "not in the file."
+            f"run {self.uid[:8]}: {which} of stream {rows.stream.name!r}: {what}; not in the file."
         )
 
     def _link_classic_frames(self, rows: StreamRows, doc: Document) -> None:
@@ -254,7 +259,7 @@ class NexusRun:
     def _compare(self, rows: Mapping[str, int], announced: Mapping[str, int]) -> None:
         for name, number in announced.items():
             stream = self._streams.get(name)
-            if stream is not None and stream.required and rows[name] != number:
+            if stream is not None and stream.has_events and rows[name] != number:
                 _log.warning(
                     "run %s: stream %r has %d events here, the stop document says %d.",
                     self.uid, name, rows[name], number,
@@ -302,7 +307,7 @@ class NexusRun:
         return StorageError(
             f"cannot write the NeXus file of run {self.uid[:8]}, {self.path}.part: "
             f"{error.strerror or error}; what was written before is in it and valid, and the "
-            "whole run is in the journal."
+            "journal, where one is kept, has the whole run."
         )
 
     def _leave(self) -> None:

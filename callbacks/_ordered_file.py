@@ -78,7 +78,8 @@ class OrderedFile:
             page[inside : inside + count] = view[done : done + count]
             done += count
         self._position += length
-        self._size = max(self._size, self._position)
+        if length:
+            self._size = max(self._size, self._position)
         return length
 
     def _page_on_disk(self, number: int, *, partly: bool) -> bytearray:

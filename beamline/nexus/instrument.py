@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from beamline.nexus.builder import Builder, Stream
 from beamline.nexus.metadata import ENTRY, INSTRUMENT, SAMPLE
-from beamline.nexus.names import clean_text, nexus_name
+from beamline.nexus.names import clean_text
 
 __all__ = [
     "add_detector",
     "add_monitor",
+    "device_names",
     "lay_out_devices",
     "motor_keys",
     "moved_devices",
+    "scan_dimensions",
 ]
 
 _SETPOINTS = ("_user_setpoint", "_setpoint")
@@ -28,14 +31,28 @@ def _setpoint_of(key: str, keys: Iterable[str]) -> str | None:
 
 def moved_devices(builder: Builder, stream: Stream) -> set[str]:
     """Names of the devices that the plan moves."""
-    devices = {str(name) for name in builder.start.get("motors") or ()}
-    hints = builder.start.get("hints")
-    dimensions = hints.get("dimensions") if isinstance(hints, Mapping) else None
-    for dimension in dimensions or ():
-        for field in dimension[0]:
-            if field in stream.keys:
-                devices.add(stream.keys[field].device)
+    devices = set(device_names(builder.start, "motors"))
+    for fields, _ in scan_dimensions(builder.start):
+        devices.update(stream.keys[field].device for field in fields if field in stream.keys)
     return devices
+
+
+def device_names(start: Mapping[str, Any], role: str) -> list[str]:
+    """Read ``motors`` or ``detectors`` of a start document, however they are given."""
+    given = start.get(role)
+    if isinstance(given, str):
+        return [given]
+    return [str(name) for name in given] if isinstance(given, list | tuple) else []
+
+
+def scan_dimensions(start: Mapping[str, Any]) -> list[tuple[list[str], str]]:
+    """Read ``hints.dimensions``: data keys and stream of each dimension; empty if malformed."""
+    hints = start.get("hints")
+    given = hints.get("dimensions") if isinstance(hints, Mapping) else None
+    try:
+        return [([str(f) for f in fields], str(stream)) for fields, stream in given or ()]
+    except (TypeError, ValueError):
+        return []
 
 
 def motor_keys(builder: Builder, stream: Stream) -> dict[str, str | None]:
@@ -121,7 +138,7 @@ def add_detector(builder: Builder, stream: Stream, key: str, path: str) -> None:
     builder.group(path, "NXdetector")
     builder.detectors[stream.name, key] = path
     described = stream.keys[key]
-    if nexus_name(key) != path.rpartition("/")[2] or described.external:
+    if key != path.rpartition("/")[2] or described.external:
         builder.field(f"{path}/local_name", clean_text(key))
     if not described.external:
         builder.value(f"{path}/data", stream, key)

@@ -7,7 +7,7 @@ from typing import Any
 
 from beamline.nexus.builder import Builder, Stream
 from beamline.nexus.grid import grid_of, nominal_positions
-from beamline.nexus.instrument import motor_keys, moved_devices
+from beamline.nexus.instrument import device_names, motor_keys, moved_devices, scan_dimensions
 from beamline.nexus.metadata import ENTRY
 from beamline.nexus.names import clean_text, nexus_name, unused_name
 from beamline.nexus.tree import Attribute, Grid, GridAxis
@@ -19,7 +19,7 @@ DATA = f"{ENTRY}/data"
 
 def main_stream(start: Mapping[str, Any]) -> str:
     """Name of the stream that a run is about."""
-    for _, stream in _dimensions(start):
+    for _, stream in scan_dimensions(start):
         return stream
     return "primary"
 
@@ -47,28 +47,15 @@ def lay_out_plot(builder: Builder, stream: Stream) -> None:
     builder.group(ENTRY, "NXentry", default="data")
 
 
-def _dimensions(start: Mapping[str, Any]) -> list[tuple[list[str], str]]:
-    hints = start.get("hints")
-    given = hints.get("dimensions") if isinstance(hints, Mapping) else None
-    dimensions = []
-    for dimension in given or ():
-        try:
-            fields, stream = dimension
-            dimensions.append(([str(field) for field in fields], str(stream)))
-        except (TypeError, ValueError):
-            return []
-    return dimensions
-
-
 def _axes(builder: Builder, stream: Stream) -> list[str]:
     """Find the data key of each dimension of the scan; none for a time series."""
     axes = []
-    for fields, _ in _dimensions(builder.start):
+    for fields, _ in scan_dimensions(builder.start):
         usable = [name for name in fields if name in stream.keys and stream.keys[name].is_scalar]
         axes += usable[:1]
-    if axes or any(fields == ["time"] for fields, _ in _dimensions(builder.start)):
+    if axes or any(fields == ["time"] for fields, _ in scan_dimensions(builder.start)):
         return axes
-    motors = [str(name) for name in builder.start.get("motors") or ()]
+    motors = device_names(builder.start, "motors")
     readbacks = motor_keys(builder, stream)
     return [name for name in readbacks if stream.keys[name].device in motors][:1]
 

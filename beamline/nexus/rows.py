@@ -72,15 +72,24 @@ def fit(
         raise MisfitError(*_wider(values, dtype, shape))
     if array.dtype == dtype:
         return array
-    return _cast(array, dtype, shape)
+    return _cast(values, array, dtype, shape)
 
 
-def _cast(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def _cast(
+    values: Sequence[Any] | Array, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> Array:
     with np.errstate(invalid="ignore"):
         cast = array.astype(dtype)
     if array.size == 0 or bool(np.all(cast == array)):
         return cast
     if array.dtype.kind == "f":
+        # Integers of both signs beyond int64 make numpy choose float64, which rounds them.
+        if shape == () and any(isinstance(value, int) and abs(value) > _EXACT for value in values):
+            if not all(isinstance(value, int) and 0 <= value < 2**64 for value in values):
+                raise MisfitError(None, ())
+            if dtype == np.uint64:
+                return np.array(values, dtype=np.uint64)
+            raise MisfitError(np.dtype(np.uint64), ())
         raise MisfitError(_FLOAT, shape)
     for wider in (np.int64, np.uint64):
         if bool(np.all(array.astype(wider) == array)):
@@ -102,8 +111,8 @@ def _wider(
     if any(row.dtype.kind not in "iufb" for row in rows):
         return None, ()
     common = np.result_type(dtype, *rows)
-    if len({row.shape for row in rows}) == 1 and rows[0].shape == shape:
-        return common, shape
+    if len({row.shape for row in rows}) == 1 and rows[0].size:
+        return common, rows[0].shape
     return (common, None) if all(row.ndim <= 1 for row in rows) else (None, ())
 
 

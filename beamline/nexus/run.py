@@ -9,7 +9,12 @@ from typing import Any
 from beamline.nexus import xafs
 from beamline.nexus.builder import Builder, Stream
 from beamline.nexus.frames import Frames
-from beamline.nexus.instrument import add_detector, add_monitor, lay_out_devices
+from beamline.nexus.instrument import (
+    add_detector,
+    add_monitor,
+    device_names,
+    lay_out_devices,
+)
 from beamline.nexus.keys import configuration_key, data_keys, hinted_fields
 from beamline.nexus.metadata import (
     COLLECTION,
@@ -93,7 +98,7 @@ class RunTree:
         stream = self.streams.get(name)
         keys = data_keys(doc)
         if stream is None:
-            detectors = [str(device) for device in builder.start.get("detectors") or ()]
+            detectors = device_names(builder.start, "detectors")
             stream = builder.make_stream(name, keys, hinted_fields(doc, detectors))
             self.streams[name] = stream
             self._place(stream)
