@@ -85,6 +85,9 @@ class IonChambers(Device):
             If the count can't be started.
         """
         self.stop()
+        if self._operation is not None:
+            # Its end must not be taken for the end of the new count.
+            self._operation.exception(timeout=_GRACE)
         self._latest = None
         with answers(f"{self.count.pvname} cannot count"):
             preset = float(self.exposure.setpoint)

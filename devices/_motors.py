@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal
+from ophyd import Device
 
 from beamline.core.units import SI111_D_SPACING
 from devices._axis import Axis
+from devices._signals import ChoiceSignal
 
 __all__ = ["DetectorArm", "Monochromator", "SampleStage"]
 
@@ -38,20 +39,15 @@ class SampleStage(Device):
         Position, µm; data keys ``sample_x``, ``sample_y``, ``sample_z``.
     theta : Axis
         Rotation, degrees; data key ``sample_theta``.
-    select : EpicsSignal
-        Name of the sample in the beam; configuration ``sample_select``.
+    select : ChoiceSignal
+        Name of the sample in the beam, one of ``select.choices``; configuration ``sample_select``.
     """
 
     x = Cpt(Axis, "X")
     y = Cpt(Axis, "Y")
     z = Cpt(Axis, "Z")
     theta = Cpt(Axis, "THETA")
-    select = Cpt(EpicsSignal, "SELECT", kind="config", string=True, put_complete=True)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Names of the samples that are loaded."""
-        return tuple(self.select.enum_strs or ())
+    select = Cpt(ChoiceSignal, "SELECT", kind="config")
 
 
 class DetectorArm(Device):

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from ophyd import EpicsSignal, EpicsSignalRO
 from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
 
-from beamline.core.errors import ConnectionLostError, DeviceServerError
+from beamline.core.errors import ConnectionLostError, DeviceServerError, MissingError
 from devices._operation import Operation
 
 __all__ = [
     "INVALID",
+    "ChoiceSignal",
     "FreshSignal",
     "FreshSignalRO",
     "Sample",
@@ -163,6 +164,53 @@ class VerifiedSignal(FreshSignal):
             raise DeviceServerError(
                 f"{operation.what} was refused: it still holds {sample.value:g}."
             )
+
+
+class ChoiceSignal(EpicsSignal):
+    """An enumerated PV that is read and written as text; `set` is done when the record holds it."""
+
+    #: Seconds that a put may take.
+    put_timeout = 10.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, string=True, **kwargs)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The states of the record."""
+        return tuple(self.enum_strs or ())
+
+    def set(
+        self, value: str, *, timeout: float | None = None, settle_time: float | None = None
+    ) -> Operation:
+        """Write one of the choices.
+
+        Raises
+        ------
+        MissingError
+            If there is no such choice.
+        ConnectionLostError
+            If the record can't be written.
+        """
+        if value not in self.choices:
+            raise MissingError(
+                f"{self.setpoint_pvname} has no choice {value!r}: expected one of "
+                f"{', '.join(self.choices)}."
+            )
+        return Operation(
+            self,
+            f"the setting of {self.setpoint_pvname} to {value!r}",
+            timeout_after=timeout or self.put_timeout,
+            busy=lambda patience: get(self, patience) != value,
+            verify=lambda operation: self._verify(operation, value),
+            error=DeviceServerError,
+            settle_time=settle_time or 0.0,
+        ).begin(self, value)
+
+    def _verify(self, operation: Operation, value: str) -> None:
+        found = get(self)
+        if found != value:
+            raise DeviceServerError(f"{operation.what} was refused: it still holds {found!r}.")
 
 
 def read_many(

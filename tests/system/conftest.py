@@ -52,8 +52,9 @@ class Stack:
 
 def start_stack(prefix: str, port: int, folder: Path, time_scale: float = TIME_SCALE) -> Stack:
     settings = load_settings(
-        environment={}, prefix=prefix, device_port=0, ioc_port=port, time_scale=time_scale
-    )
+        environment={}, prefix=prefix, device_port=0, ioc_port=port, time_scale=time_scale,
+        sample=("Cu", "Fe"),
+    )  # fmt: skip
     server = start_server(settings, folder)
     try:
         ioc = start_ioc(settings, f"127.0.0.1:{server.info['port']}", folder)

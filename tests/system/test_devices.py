@@ -16,6 +16,7 @@ from beamline.core.errors import (
     ConfigurationError,
     ConnectionLostError,
     DetectorError,
+    MissingError,
     MotionError,
     MotorLimitError,
 )
@@ -79,9 +80,12 @@ def test_machine_readings(bl):
 
 
 def test_the_sample_is_chosen_by_name(bl):
-    assert bl.sample.choices == ("Cu",)
-    bl.sample.select.set("Cu").wait(WAIT)
-    assert bl.sample.read_configuration()["sample_select"]["value"] == "Cu"
+    assert bl.sample.select.choices == ("Cu", "Fe")
+    for name in ("Fe", "Cu"):
+        bl.sample.select.set(name).wait(WAIT)
+        assert bl.sample.read_configuration()["sample_select"]["value"] == name
+    with pytest.raises(MissingError, match="no choice 'Unobtainium': expected one of Cu, Fe"):
+        bl.sample.select.set("Unobtainium")
 
 
 def test_missing_pvs_are_named():
@@ -442,13 +446,13 @@ def test_a_dead_ioc_fails_whatever_is_pending(fragile, fragile_bl, sign):
         os.kill(fragile.ioc.pid, signal.SIGCONT)
     if sign == signal.SIGKILL:
         with pytest.raises(ConnectionLostError, match="FRAGILE:SAMPLE:X"):
-            bl.sample.x.set(1)
+            bl.sample.x.set(1).wait(WAIT)
         with pytest.raises(ConnectionLostError, match=r"FRAGILE:SAMPLE:X\.RBV"):
             bl.sample.x.read()
         with pytest.raises(ConnectionLostError, match=r"FRAGILE:SCALER1\.CNT"):
-            bl.counters.trigger()
+            bl.counters.trigger().wait(WAIT)
         with pytest.raises(ConnectionLostError, match="FRAGILE:SHUTTER:CMD"):
-            bl.shutter.set("Open")
+            bl.shutter.set("Open").wait(WAIT)
         assert len(bl.make_safe()) >= 2
 
 
