@@ -14,7 +14,14 @@ from beamline import __version__
 __all__ = ["beamline_of", "name_of", "run_engine_metadata", "start_metadata"]
 
 _PACKAGES = ("bluesky", "ophyd", "event-model")
-_FOIL = re.compile(r"(?P<formula>[A-Za-z0-9().]+)( foil| powder| pellet)?", re.ASCII)
+_FOIL = re.compile(r"(?P<formula>\S+)( foil| powder| pellet)?")
+_PART = re.compile(r"([A-Z][a-z]?)([0-9.]*)")
+_SYMBOLS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
+    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy "
+    "Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U"
+)
+_ELEMENTS = frozenset(_SYMBOLS.split())
 
 
 class _Listener:
@@ -120,13 +127,8 @@ def _sample_in_beam(beamline: Any) -> dict[str, Any]:
 
 
 def _is_formula(text: str) -> bool:
-    from xraydb import chemparse
-
-    try:
-        chemparse(text)
-    except (ValueError, KeyError):
-        return False
-    return True
+    parts = _PART.findall(text)
+    return "".join(map("".join, parts)) == text and {symbol for symbol, _ in parts} <= _ELEMENTS
 
 
 def _instrument(beamline: Any, known: Mapping[str, Any]) -> dict[str, Any]:

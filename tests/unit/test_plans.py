@@ -195,7 +195,15 @@ def test_an_argument_wins_over_the_run_engines_metadata(engine, docs, bl):
 
 @pytest.mark.parametrize(
     ("name", "formula"),
-    [("Fe2O3", "Fe2O3"), ("Cu foil", "Cu"), ("lysozyme", None), ("2016 run", None)],
+    [
+        ("Fe2O3", "Fe2O3"),
+        ("Cu foil", "Cu"),
+        ("Fe0.9Ni0.1 foil", "Fe0.9Ni0.1"),
+        ("lysozyme", None),
+        ("2016 run", None),
+        ("Xy foil", None),
+        ("", None),
+    ],
 )
 def test_only_a_chemical_formula_becomes_one(engine, docs, bl, name, formula):
     bl.sample.select.put(name)
