@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 from pathlib import Path
@@ -51,6 +52,7 @@ def command(
     from beamline.demo.run import check, run_demo
 
     console = Console()
+    _log_to(output_dir / "logs" / "demo.log")
     try:
         report = run_demo(settings, output_dir.resolve(), lambda line: console.print(line))
     except RunEngineInterrupted:
@@ -79,6 +81,14 @@ def _prepare(directory: Path, keep: bool) -> None:
             f"cannot write to the output directory {directory}: {error.strerror}; choose another "
             "with --output-dir."
         ) from None
+
+
+def _log_to(path: Path) -> None:
+    """Send log messages to a file: bluesky logs a traceback for every run that is aborted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 def _show(console: Any, report: Any, output_dir: Path) -> None:
