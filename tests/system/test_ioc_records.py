@@ -187,6 +187,8 @@ def test_aioca(stack: Stack):
             moved = []
             monitor = aioca.camonitor(P + "DET:TTH.RBV", lambda v: moved.append(float(v)),
                                       all_updates=True)
+            while not moved:
+                await asyncio.sleep(0.01)
             await aioca.caput(P + "DET:TTH", 20.0, wait=True, timeout=10)
             at = float(await aioca.caget(P + "DET:TTH.RBV"))
             latest = moved[-1]
@@ -194,6 +196,8 @@ def test_aioca(stack: Stack):
             tweaks = []
             monitor = aioca.camonitor(P + "DET:TTH.TWV", lambda v: tweaks.append(float(v)),
                                       all_updates=True)
+            while not tweaks:
+                await asyncio.sleep(0.01)
             stale = 0
             for i in range(1, 51):
                 await aioca.caput(P + "DET:TTH.TWV", float(i), wait=True)
