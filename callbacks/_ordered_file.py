@@ -2,8 +2,8 @@
 
 HDF5 writes what it flushes in no safe order: the index of a data set may be on disk before the
 superblock that says how long the file is, and a process killed in between leaves a file whose
-newest chunks can't be read, or whose index can't (5 of 300 kills in a writer that flushes all the
-time; 0 of 300 with this class). Here its writes are collected in memory, in pages, and `commit`
+newest chunks can't be read, or whose index can't (12 of 600 kills in a writer that flushes all the
+time; 0 of 240 with this class). Here its writes are collected in memory, in pages, and `commit`
 writes them: first what lies beyond the old end, then the superblock, then the pages that were
 there before. Space on the disk is reserved before anything is written, so that a full disk is an
 error that leaves the file as it was.
