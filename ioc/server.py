@@ -92,7 +92,11 @@ class _Circuit(_VirtualCircuit):
             while True:
                 await self._monitors_waiting.wait()
                 await self.send(*self._take_monitors())
+        except asyncio.CancelledError:
+            # Whoever cancels this awaits it, and goes on with the disconnection.
+            return
         except DisconnectedCircuit:
+            self._sub_task = None  # which is this one, and can't await itself
             await self._on_disconnect()
             self.circuit.disconnect()
             await self.context.circuit_disconnected(self)
@@ -235,7 +239,7 @@ class Context(_Context):
     async def tcp_handler(self, client: Any, address: Any) -> None:
         """Serve one client."""
         client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(asyncio.CancelledError, LoopExit):
+        with contextlib.suppress(LoopExit):
             await super().tcp_handler(client, address)
 
     async def serve(
