@@ -220,36 +220,27 @@ def test_safe_state(engine, bl):
 
 
 @pytest.mark.faults
-def test_a_killed_ioc_ends_the_scan_with_the_name_of_the_pv(engine, docs, fragile, fragile_bl):
+@pytest.mark.parametrize("victim", ["ioc", "server"])
+@pytest.mark.parametrize("kind", ["scan", "stills"])
+def test_a_killed_process_ends_a_run_with_the_name_of_the_pv(
+    engine, docs, fragile, fragile_bl, kind, victim
+):
     killed = []
 
     def kill(name, doc):
-        if doc["seq_num"] == 5 and "i0" in doc["data"]:
-            fragile.ioc.kill()
+        if doc["seq_num"] == 5:
+            getattr(fragile, victim).kill()
             killed.append(time.monotonic())
 
     engine.subscribe(kill, "event")
     bl = fragile_bl
+    plans = {
+        "scan": lambda: linear_scan([bl.counters], bl.sample.x, 0, 100, 101),
+        "stills": lambda: stills(bl.area_detector, 50, exposure=0.02),
+    }
     with pytest.raises(Exception, match="FRAGILE:"):
-        engine(linear_scan([bl.counters], bl.sample.x, 0, 100, 101))
+        engine(plans[kind]())
     assert time.monotonic() - killed[0] < 10
     assert docs.stop["exit_status"] == "fail"
     assert "FRAGILE:" in docs.stop["reason"]
     assert len(docs.events("primary")) == 5
-
-
-@pytest.mark.faults
-def test_a_killed_ioc_ends_stills_as_well(engine, docs, fragile, fragile_bl):
-    killed = []
-
-    def kill(name, doc):
-        if doc["seq_num"] == 3 and "mono_energy" in doc["data"]:
-            fragile.ioc.kill()
-            killed.append(time.monotonic())
-
-    engine.subscribe(kill, "event")
-    with pytest.raises(Exception, match="FRAGILE:"):
-        engine(stills(fragile_bl.area_detector, 50, exposure=0.02))
-    assert time.monotonic() - killed[0] < 10
-    assert docs.stop["exit_status"] == "fail"
-    assert "FRAGILE:" in docs.stop["reason"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky.preprocessors import SupplementalData
+from bluesky.simulators import summarize_plan
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from ophyd import Component as Cpt
 from ophyd import Device, Signal, SoftPositioner
@@ -441,6 +442,15 @@ def test_safe_state(engine, bl):
     engine(safe_state(bl))
     assert LOG[:3] == [("stop", axis.name) for axis in bl.axes]
     assert ("shutter", "Close") in LOG
+
+
+def test_plans_can_be_looked_at_without_a_run_engine(bl, capsys):
+    summarize_plan(linear_scan([bl.counters], bl.sample.x, 0, 2, 3))
+    summary = capsys.readouterr().out
+    assert summary.count("bl_sample_x -> ") == 3
+    assert summary.index("bl_shutter -> Open") < summary.index("Open Run")
+    assert summary.index("bl_shutter -> Close") < summary.index("Close Run")
+    assert LOG == []
 
 
 def test_plans_are_what_tools_look_for():
