@@ -47,8 +47,8 @@ class Beamline(Device):
     mono = Named(Monochromator, "MONO:", name="mono")
     sample = Named(SampleStage, "SAMPLE:", name="sample")
     det = Named(DetectorArm, "DET:", name="det")
-    counters = Named(IonChambers, "SCALER1", name="counters")
-    area_detector = Named(AreaDetector, "AD1:", name="ad1")
+    counters = Named(IonChambers, "SCALER1", name="counters", labels=("detectors",))
+    area_detector = Named(AreaDetector, "AD1:", name="ad1", labels=("detectors",))
     environment = Named(Environment, "", name="environment")
 
     def __init__(

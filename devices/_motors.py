@@ -23,7 +23,7 @@ class Monochromator(Device):
         The crystal, its reflection (h, k, l) and the spacing of its planes (Å).
     """
 
-    energy = Cpt(Axis, "ENERGY")
+    energy = Cpt(Axis, "ENERGY", labels=("motors",))
 
     crystal_type = "Si"
     reflection = (1, 1, 1)
@@ -43,10 +43,10 @@ class SampleStage(Device):
         Name of the sample in the beam, one of ``select.choices``; configuration ``sample_select``.
     """
 
-    x = Cpt(Axis, "X")
-    y = Cpt(Axis, "Y")
-    z = Cpt(Axis, "Z")
-    theta = Cpt(Axis, "THETA")
+    x = Cpt(Axis, "X", labels=("motors",))
+    y = Cpt(Axis, "Y", labels=("motors",))
+    z = Cpt(Axis, "Z", labels=("motors",))
+    theta = Cpt(Axis, "THETA", labels=("motors",))
     select = Cpt(ChoiceSignal, "SELECT", kind="config")
 
 
@@ -59,4 +59,4 @@ class DetectorArm(Device):
         Scattering angle, degrees; data key ``det_tth``.
     """
 
-    tth = Cpt(Axis, "TTH")
+    tth = Cpt(Axis, "TTH", labels=("motors",))

@@ -83,4 +83,8 @@ def test_the_profile_opens_in_ipython(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "linear_scan" in done.stdout
-    assert "sample_x" in done.stdout
+    # The magic knows motors and detectors by their labels.
+    where_all = done.stdout.split("End-of-run baseline readings")[-1]
+    assert "sample_x" in where_all
+    assert "mono_energy" in where_all
+    assert "detectors" in where_all
