@@ -222,7 +222,7 @@ class StreamRows:
                 return self._rows(node.feed, node, block)
             except MisfitError as misfit:
                 dtype, shape = misfit.dtype, misfit.shape
-                if column.rows and shape and shape != node.shape:
+                if column.rows and shape is not None and dtype is not None and shape != node.shape:
                     # Rows of another shape are there already.
                     both = max(len(shape), len(node.shape or ()))
                     dtype, shape = (dtype, None) if both == 1 else (None, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 import os
 import re
 import threading
@@ -27,8 +28,9 @@ Document = Mapping[str, Any]
 def file_name(start: Document) -> str:
     """Name of a run's file, made from its start document alone."""
     number = start.get("scan_id")
+    scan = int(number) if isinstance(number, numbers.Integral) else 0
     plan = re.sub(r"[^A-Za-z0-9_-]", "_", str(start.get("plan_name") or "run"))[:80]
-    return f"{number if isinstance(number, int) else 0:05d}_{plan}_{str(start['uid'])[:8]}.nxs"
+    return f"{scan:05d}_{plan}_{str(start['uid'])[:8]}.nxs"
 
 
 class NexusRun:

@@ -84,11 +84,14 @@ def configuration_key(name: str, described: Mapping[str, Any], device: str) -> D
 
 def hinted_fields(descriptor: Mapping[str, Any], devices: list[str]) -> list[str]:
     """List the data keys that the devices want plotted: first those of `devices`, in that order."""
-    hints = descriptor.get("hints") or {}
+    hints = descriptor.get("hints")
+    if not isinstance(hints, Mapping):
+        return []
     ordered = [name for name in devices if name in hints]
     ordered += [name for name in hints if name not in ordered]
-    fields = [field for name in ordered for field in (hints[name] or {}).get("fields", ())]
-    return list(dict.fromkeys(fields))
+    given = [hints[name].get("fields") for name in ordered if isinstance(hints[name], Mapping)]
+    lists = [fields for fields in given if isinstance(fields, list | tuple)]
+    return list(dict.fromkeys(f for fields in lists for f in fields if isinstance(f, str)))
 
 
 def _data_key(name: str, described: Mapping[str, Any], device: str) -> DataKey:

@@ -12,6 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nexus_documents import (
     Document,
     Run,
@@ -167,6 +169,92 @@ def test_none_in_an_event_is_not_a_number(tmp_path: Path):
         np.testing.assert_array_equal(logs["n/value"], [1, np.nan, 3])
 
 
+VALUES = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+        st.sampled_from(["primary", "det", "m", "x", "rectilinear", "NXxas", "K", "Cu"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["name", "source", "monochromator", "reflection", "d_spacing", "dimensions",
+                 "gridding", "roles", "fields", "signal", "definition", "args", "i0", "bluesky", "type"]
+            ),
+            inner, max_size=3,
+        ),
+    ),
+    max_leaves=8,
+)  # fmt: skip
+READ_KEYS = [
+    "sample", "instrument", "hints", "shape", "extents", "snaking", "plan_args", "motors",
+    "detectors", "users", "user", "nexus", "num_points", "title", "mode", "e0", "element", "edge",
+    "versions", "proposal_id", "plan_name", "scan_id", "beamline_id",
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(READ_KEYS), VALUES))
+def test_no_metadata_can_stop_a_scan(
+    tmp_path_factory: pytest.TempPathFactory, metadata: dict[str, Any]
+):
+    run = Run(**metadata)
+    run.start.update(metadata)
+    keys = {"det": {"i0": number(), "x": number("um")}, "m": {"m": number("um")}}
+    documents = [run.begin(), run.describe("primary", keys)]
+    documents += [run.event("primary", {"i0": 1.0, "x": 2.0, "m": float(i)}) for i in range(2)]
+    with h5py.File(write(tmp_path_factory.mktemp("any"), [*documents, run.stop()])) as file:
+        assert file["entry/bluesky/streams/primary/m/value"][()].tolist() == [0, 1]
+
+
+KEY = st.fixed_dictionaries(
+    {"source": st.text(max_size=3)},
+    optional={
+        "dtype": st.sampled_from(["number", "integer", "boolean", "string", "array", "other"]),
+        "shape": st.lists(st.one_of(st.none(), st.integers(-1, 3)), max_size=3),
+        "units": st.one_of(st.none(), st.text(max_size=3), st.integers()),
+        "dtype_numpy": st.sampled_from(
+            ["<f4", "<u2", "|b1", "<U3", "|O", "nonsense", "<c16", ">i4"]
+        ),
+        "external": st.sampled_from(["", "STREAM:", "FILESTORE:"]),
+        "precision": st.integers(),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=4), KEY, max_size=4),
+    st.one_of(st.none(), st.dictionaries(st.sampled_from(["d", "e"]), VALUES, max_size=2)),
+    st.dictionaries(st.text(max_size=3), st.one_of(st.none(), st.floats(), st.text()), max_size=2),
+    st.data(),
+)
+def test_no_data_key_and_no_value_can_stop_a_scan(
+    tmp_path_factory: pytest.TempPathFactory, keys: Any, hints: Any, settings_: Any, data: Any
+):
+    run = Run(plan_name="any", detectors=["d"], motors=["e"])
+    configuration = {"d": {"data": settings_, "timestamps": {}, "data_keys": {}}}
+    descriptor = run.describe("primary", {"d": {}, "e": {}}, configuration=configuration)
+    descriptor[1].update(data_keys=keys, hints=hints, object_keys={"d": list(keys), "e": []})
+    documents = [run.begin(), descriptor]
+    drawn = [name for name, key in keys.items() if key.get("external") != "STREAM:"]
+    for row in range(1, 4):
+        values = {name: data.draw(VALUES) for name in drawn}
+        event = {
+            "uid": f"{row}", "descriptor": descriptor[1]["uid"], "seq_num": row, "time": run.clock,
+            "data": values, "timestamps": dict.fromkeys(values, run.clock), "filled": {},
+        }  # fmt: skip
+        documents.append(("event", event))
+    stop = run.stop()
+    stop[1]["num_events"] = {"primary": 3}
+    path = write(
+        tmp_path_factory.mktemp("any"), [*documents, stop],
+        flush_interval=data.draw(st.sampled_from([1e-9, 1.0])),
+    )  # fmt: skip
+    with h5py.File(path) as file:
+        assert file["entry/bluesky/streams/primary/seq_num"][()].tolist() == [1, 2, 3]
+
+
 # --- ways of arriving ---------------------------------------------------------------------------
 
 
@@ -291,6 +379,7 @@ def test_the_name_is_made_from_the_start_document():
     start = {"uid": "0123456789", "scan_id": 12, "plan_name": "a/b c"}
     assert file_name(start) == "00012_a_b_c_01234567.nxs"
     assert file_name({"uid": "0123456789"}) == "00000_run_01234567.nxs"
+    assert file_name({**start, "scan_id": np.int64(3)}) == "00003_a_b_c_01234567.nxs"
 
 
 # --- live ---------------------------------------------------------------------------------------
