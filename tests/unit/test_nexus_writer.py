@@ -179,7 +179,8 @@ VALUES = st.recursive(
         st.dictionaries(
             st.sampled_from(
                 ["name", "source", "monochromator", "reflection", "d_spacing", "dimensions",
-                 "gridding", "roles", "fields", "signal", "definition", "args", "i0", "bluesky", "type"]
+                 "gridding", "roles", "fields", "signal", "definition", "args", "i0", "bluesky",
+                 "type"]
             ),
             inner, max_size=3,
         ),
