@@ -20,7 +20,7 @@ from callbacks.nexus import NeXusWriter
 
 pytestmark = pytest.mark.system
 
-#: What the tree of CONTRACTS needs and the definitions do not know, beside what is a run's own.
+#: What both definitions of NXxas in one entry need, and what a run says about itself.
 KNOWN_TO_NOBODY = (
     "/entry/element", "/entry/edge", "/entry/energy", "/entry/intensity", "/entry/is_experimental",
     "/entry/nxxas_", "/entry/sample/position_", "/entry/scan_id", "/entry/plan_", "/entry/reason",
