@@ -48,7 +48,7 @@ class Options:
     signal
         Data key that the default plot shows; "" for the first hinted one.
     is_experimental
-        False for simulated data.
+        False for simulated data: `simulated` is true in the start document, or in its `instrument`.
     """
 
     definition: str
@@ -74,7 +74,9 @@ class Options:
                 )  # fmt: skip
         plans = "NXxas" if start.get("plan_name") == "xafs_scan" else ""
         instrument = start.get("instrument")
-        simulated = isinstance(instrument, Mapping) and bool(instrument.get("simulated"))
+        simulated = bool(start.get("simulated")) or (
+            isinstance(instrument, Mapping) and bool(instrument.get("simulated"))
+        )
         return cls(
             definition=str(asked.get("definition", plans) or ""),
             roles=roles,

@@ -163,6 +163,8 @@ def test_other_names_are_mapped_to_roles_by_the_start_document():
 def test_a_simulated_instrument_is_no_experiment():
     instrument = {"name": "x", "simulated": True}
     assert not value(tree_of(xafs_run(2, instrument=instrument)), "/entry/is_experimental")
+    assert not value(tree_of(xafs_run(2, simulated=True)), "/entry/is_experimental")
+    assert value(tree_of(xafs_run(2, simulated=False)), "/entry/is_experimental")
     assert value(tree_of(xafs_run(2)), "/entry/is_experimental")
 
 
