@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,18 @@ import click
 from beamline.cli import options
 
 
+def _no_option(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse an option that was misspelt and would be taken for an argument."""
+    text = str(value)
+    index = param.name == "run" and re.fullmatch(r"-\d+", text)
+    if text.startswith("-") and not index:
+        raise click.NoSuchOption(text, ctx=ctx)
+    return value
+
+
 # A run may be named "-1", which is an index and not an option.
 @click.command(name="replay", context_settings={"ignore_unknown_options": True})
-@click.argument("run")
+@click.argument("run", callback=_no_option)
 @click.option(
     "--to",
     "kind",
@@ -20,7 +30,7 @@ from beamline.cli import options
     required=True,
     help="What to write.",
 )
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), callback=_no_option)
 @options.config
 @options.data_dir
 def command(

@@ -31,10 +31,22 @@ def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None
     from rich.text import Text
 
     from beamline.core.config import load_settings
+    from beamline.core.errors import ConfigurationError, MissingError
     from beamline.documents.journal import Journal
 
     settings = load_settings(config_path, data_dir=data_dir)
     journal = Journal(settings.data_dir / "journal")
+    if not settings.data_dir.exists():
+        raise MissingError(
+            f"the data directory {settings.data_dir} does not exist: no run has been recorded "
+            "there; name another one with --data-dir."
+        )
+    for path in (settings.data_dir, journal.directory):
+        if path.exists() and not path.is_dir():
+            raise ConfigurationError(
+                f"{path} is no directory, so no runs are recorded there: name the data directory "
+                "with --data-dir."
+            )
     runs = journal.runs(limit)
     if not runs:
         click.echo(f"No runs are recorded in {journal.directory}.")

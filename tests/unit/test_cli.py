@@ -69,3 +69,41 @@ def test_doctor_explains_the_settings():
     done = run("doctor")
     assert "time_scale" in done.stdout
     assert "✓ Python" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-2", "--to", "nexus", "--verbose"),
+        ("-2", "--verbose", "--to", "nexus", "out"),
+        ("--verbose", "-2", "--to", "nexus", "out"),
+        ("--to", "nexus", "-2", "-3"),
+    ],
+)
+def test_a_misspelt_option_of_replay_is_no_directory(tmp_path: Path, arguments: tuple[str, ...]):
+    done = run("replay", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "No such option '-" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_negative_index_is_a_run(tmp_path: Path):
+    done = run("replay", "--to", "nexus", "-2", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no run -2 in " in done.stderr
+
+
+def test_runs_are_not_looked_for_where_no_data_directory_is(tmp_path: Path):
+    (tmp_path / "file").touch()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "journal").touch()
+    for name, words in (
+        ("typo", "does not exist"),
+        ("file", "is no directory"),
+        ("odd", "is no directory"),
+    ):
+        done = run("runs", "--data-dir", str(tmp_path / name))
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert str(tmp_path / name) in done.stderr
+        assert len(done.stderr.splitlines()) == 1
