@@ -39,6 +39,10 @@ class Beamline(Device):
     >>> bl = Beamline("BL02:")
     >>> bl.connect(timeout=10)
     >>> RE(linear_scan([bl.counters], bl.sample.x, -1000, 1000, 41))
+
+    After ``RE.halt()``, which leaves everything as it stands:
+
+    >>> bl.make_safe()
     """
 
     ring = Named(Ring, "RING:", name="ring")
@@ -108,6 +112,9 @@ class Beamline(Device):
 
     def make_safe(self) -> list[str]:
         """Stop motors and detectors and close the shutter, at once and without a plan.
+
+        This is what to do after ``RE.halt()``: bluesky lets no plan clean up then, so the shutter
+        is still open.
 
         Returns
         -------

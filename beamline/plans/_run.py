@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -12,10 +13,16 @@ import bluesky.preprocessors as bpp
 import numpy as np
 import numpy.typing as npt
 from bluesky.protocols import Triggerable
-from bluesky.utils import FailedStatus, Msg, RunEngineControlException, separate_devices
+from bluesky.utils import (
+    FailedStatus,
+    Msg,
+    RequestStop,
+    RunEngineControlException,
+    separate_devices,
+)
 
 from beamline.core.errors import BeamlineError, MotorLimitError
-from beamline.plans.metadata import name_of
+from beamline.plans.metadata import name_of, running_engine
 
 __all__ = ["Plan", "check_limits", "exposure_of", "guarded_run", "move", "safe_state", "take_point"]
 
@@ -115,7 +122,8 @@ def guarded_run(
     """Run the body of a plan: open shutter, start document, baseline, body, baseline, stop.
 
     Whatever happens, the shutter is closed and the settings are restored; on an error and on abort
-    motors and detectors are stopped first.
+    motors and detectors are stopped first. The one exception is ``RE.halt()``, which allows no
+    clean-up: ``bl.make_safe()`` does it then.
 
     Parameters
     ----------
@@ -145,6 +153,7 @@ def guarded_run(
     made_safe: list[bool] = []
 
     def measure() -> Plan:
+        run_engine = yield from running_engine()
         for signal, value in settings:
             yield from bps.abs_set(signal, value, group="settings")
         yield from bps.wait("settings")
@@ -153,19 +162,28 @@ def guarded_run(
         token = yield Msg("subscribe", None, note_baseline, "descriptor")
         uid = yield from bps.open_run(dict(metadata))
         # The stop document comes last: the frames are complete by then, the shutter is closed.
-        yield from bpp.contingency_wrapper(
-            bpp.contingency_wrapper(take_points(), except_plan=make_safe, else_plan=close),
-            except_plan=close_failed_run,
-            else_plan=bps.close_run,
-        )
+        try:
+            yield from bpp.contingency_wrapper(
+                bpp.contingency_wrapper(take_points(), except_plan=make_safe, else_plan=close),
+                except_plan=partial(close_failed_run, run_engine),
+                else_plan=bps.close_run,
+            )
+        except GeneratorExit:
+            # A plan that is halted can't send messages: the RunEngine closes the run.
+            if run_engine is not None and run_engine.state == "halting":
+                run_engine._reason = _reason(run_engine, "halt")  # noqa: SLF001
+            raise
         if token is not None:
             yield Msg("unsubscribe", None, token=token)
         return uid
 
-    def close_failed_run(error: Exception) -> Plan:
-        # An aborted run is left to the RunEngine: it knows the reason that was given.
-        if not isinstance(error, RunEngineControlException):
-            yield from bps.close_run(exit_status="fail", reason=str(error))
+    def close_failed_run(run_engine: Any, error: Exception) -> Plan:
+        if isinstance(error, RequestStop):
+            yield from bps.close_run("success", _reason(run_engine, "stop"))
+        elif isinstance(error, RunEngineControlException):
+            yield from bps.close_run("abort", _reason(run_engine, "abort"))
+        else:
+            yield from bps.close_run("fail", str(error))
 
     def note_baseline(name: str, doc: Mapping[str, Any]) -> None:  # noqa: ARG001
         if doc.get("name") == "baseline":
@@ -206,8 +224,18 @@ def guarded_run(
     )
 
 
+def _reason(run_engine: Any, request: str) -> str:
+    """Return what the user gave as the reason of an abort, or else what was asked for."""
+    # The RunEngine keeps the argument of RE.abort(reason) and has no public name for it.
+    given = getattr(run_engine, "_reason", "")
+    return str(given or f"the user asked the RunEngine to {request}")
+
+
 def safe_state(beamline: Any) -> Plan:
     """Stop all motors and detectors and close the shutter.
+
+    After ``RE.halt()`` the beamline is left as it stands, with the shutter open: bluesky lets no
+    plan clean up then. This plan, or ``bl.make_safe()`` without a RunEngine, makes up for it.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from bluesky.utils import Msg
 
 from beamline import __version__
 
-__all__ = ["beamline_of", "name_of", "run_engine_metadata", "start_metadata"]
+__all__ = ["beamline_of", "name_of", "run_engine_metadata", "running_engine", "start_metadata"]
 
 _PACKAGES = ("bluesky", "ophyd", "event-model")
 _FOIL = re.compile(r"(?P<formula>\S+)( foil| powder| pellet)?")
@@ -31,11 +31,11 @@ class _Listener:
     know what the RunEngine has. It hands itself out with this message only.
     """
 
-    metadata: Mapping[str, Any] = {}
+    run_engine: Any = None
     tripped = False
 
     def install(self, run_engine: Any, *, event_type: str | None = None) -> None:  # noqa: ARG002
-        self.metadata = dict(run_engine.md)
+        self.run_engine = run_engine
 
     def remove(self) -> None:
         """Nothing was installed."""
@@ -44,12 +44,18 @@ class _Listener:
         return [], ""
 
 
-def run_engine_metadata() -> Generator[Msg, Any, Mapping[str, Any]]:
-    """Plan stub that returns the ``md`` of the RunEngine; empty where none runs the plan."""
+def running_engine() -> Generator[Msg, Any, Any]:
+    """Plan stub that returns the RunEngine that runs the plan; None where none does."""
     listener = _Listener()
     yield Msg("install_suspender", None, listener)
     yield Msg("remove_suspender", None, listener)
-    return listener.metadata
+    return listener.run_engine
+
+
+def run_engine_metadata() -> Generator[Msg, Any, Mapping[str, Any]]:
+    """Plan stub that returns the ``md`` of the RunEngine; empty where none runs the plan."""
+    run_engine = yield from running_engine()
+    return {} if run_engine is None else dict(run_engine.md)
 
 
 def beamline_of(*devices: Any) -> Any | None:

@@ -16,6 +16,7 @@ from ophyd.status import DeviceStatus
 from beamline.core.errors import MotorLimitError
 from beamline.plans import linear_scan, mesh_scan, safe_state, stills, xafs_scan
 from beamline.plans.metadata import run_engine_metadata
+from beamline.session import DataStore, make_run_engine
 
 LOG: list[tuple] = []
 
@@ -419,6 +420,33 @@ def test_abort_leaves_everything_safe(engine, docs, bl):
     assert docs.stop["exit_status"] == "abort"
     assert docs.stop["reason"] == "enough"
     assert bl.shutter.status.get() == 0
+
+
+@pytest.mark.parametrize("recording", [False, True])
+@pytest.mark.parametrize(
+    ("request_name", "arguments", "status", "reason"),
+    [
+        ("abort", (), "abort", "the user asked the RunEngine to abort"),
+        ("abort", ("coffee",), "abort", "coffee"),
+        ("stop", (), "success", "the user asked the RunEngine to stop"),
+        ("halt", (), "abort", "the user asked the RunEngine to halt"),
+    ],
+)
+def test_an_ended_run_says_why(
+    docs, bl, tmp_path, recording, request_name, arguments, status, reason
+):
+    if recording:
+        store = DataStore(tmp_path, catalog=False)
+        engine = make_run_engine(store, live_table=False, progress=False)
+    else:
+        engine = RunEngine({}, context_managers=[])
+    engine.subscribe(docs)
+    with pytest.raises(RunEngineInterrupted):
+        engine(pausing_after_event(4, linear_scan([bl.counters], bl.sample.x, -10, 10, 5)))
+    getattr(engine, request_name)(*arguments)
+    assert (docs.stop["exit_status"], docs.stop["reason"]) == (status, reason)
+    # bluesky allows no clean-up after a halt.
+    assert bl.shutter.status.get() == int(request_name == "halt")
 
 
 def test_a_paused_scan_goes_on(engine, docs, bl):
