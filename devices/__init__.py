@@ -4,7 +4,7 @@ Importing this package loads Channel Access, which reads ``EPICS_CA_*`` once: se
 """
 
 from devices._area_detector import AreaDetector
-from devices._axis import Axis
+from devices._axis import Axis, AxisLimitError
 from devices._beamline import Beamline
 from devices._counters import IonChambers
 from devices._machine import Attenuator, Environment, Ring, Shutter
@@ -14,6 +14,7 @@ __all__ = [
     "AreaDetector",
     "Attenuator",
     "Axis",
+    "AxisLimitError",
     "Beamline",
     "DetectorArm",
     "Environment",

@@ -15,14 +15,17 @@ from beamline.core.errors import ConnectionLostError, MotionError, MotorLimitErr
 from devices._operation import Operation
 from devices._signals import FreshSignal, FreshSignalRO, answers, get, read_fresh, read_many
 
-__all__ = ["Axis"]
+__all__ = ["Axis", "AxisLimitError"]
 
 #: Seconds that a motion may take beyond distance/velocity.
 _GRACE = 10.0
 
 
-class _AxisLimitError(MotorLimitError, LimitError):
-    """Also what ophyd raises, so that code written for ``EpicsMotor`` still catches it."""
+class AxisLimitError(MotorLimitError, LimitError):
+    """A position lies outside the limits of an `Axis`; this move was not started.
+
+    It is also what ophyd raises, so that code written for ``EpicsMotor`` still catches it.
+    """
 
 
 class Axis(EpicsMotor):
@@ -94,11 +97,11 @@ class Axis(EpicsMotor):
         """
         low, high = self.limits
         if not math.isfinite(pos):
-            raise _AxisLimitError(f"{self.label} cannot go to {pos}: a finite number is needed.")
+            raise AxisLimitError(f"{self.label} cannot go to {pos}: a finite number is needed.")
         if low < high and not low <= pos <= high:
-            raise _AxisLimitError(
+            raise AxisLimitError(
                 f"{self.label} cannot go to {pos:g} {self.egu}: its limits are {low:g} to "
-                f"{high:g} {self.egu}; nothing has moved."
+                f"{high:g} {self.egu}; this move was not started."
             )
 
     def move(

@@ -20,7 +20,7 @@ from beamline.core.errors import (
     MotionError,
     MotorLimitError,
 )
-from devices import Axis, Beamline
+from devices import Axis, AxisLimitError, Beamline
 
 pytestmark = pytest.mark.system
 
@@ -120,9 +120,10 @@ def test_limits_are_checked_before_the_put(bl, x):
         x.set(10001)
     assert str(caught.value) == (
         "sample_x (BL02:SAMPLE:X) cannot go to 10001 um: its limits are -10000 to 10000 um; "
-        "nothing has moved."
+        "this move was not started."
     )
     assert isinstance(caught.value, LimitError)
+    assert type(caught.value) is AxisLimitError
     with pytest.raises(MotorLimitError, match="finite"):
         x.set(float("nan"))
     time.sleep(0.2)

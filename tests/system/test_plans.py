@@ -155,6 +155,15 @@ def test_nothing_moves_when_a_point_is_outside_the_limits(engine, docs, bl):
     assert not bl.shutter.is_open
 
 
+def test_a_stock_plan_stops_at_the_limits_of_a_motor(engine, docs, bl):
+    with pytest.raises(MotorLimitError, match="this move was not started"):
+        engine(bp.list_scan([bl.counters], bl.sample.z, [0, 1, 6000]))
+    assert len(docs.events("primary")) == 2
+    assert docs.stop["exit_status"] == "fail"
+    assert "sample_z (BL02:SAMPLE:Z) cannot go to 6000 um" in docs.stop["reason"]
+    bl.sample.z.set(0).wait(WAIT)
+
+
 def interrupt_during_the_third_count(engine, bl):
     """Pause the RunEngine at once, as Ctrl-C pressed twice does, while the counters count."""
     counts = []
