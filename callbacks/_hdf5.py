@@ -285,17 +285,42 @@ class NexusFile:
         if len(rows):
             made.append(0, rows)
         for path in (column.path, *self._links.get(column.path, ())):
-            self._match_axes(path)
+            self._match_plot(path)
         return made
 
-    def _match_axes(self, path: str) -> None:
-        """Give a plot of which this dataset is the signal as many axes as that has now."""
+    def _match_plot(self, path: str) -> None:
+        """Let a plot that has this dataset show numbers of one shape, and as many axes."""
         group, name = self._file[path].parent, path.rpartition("/")[2]
+        if "signal" not in group.attrs:
+            return
+        signals = [group.attrs["signal"], *group.attrs.get("auxiliary_signals", ())]
         axes = list(group.attrs.get("axes", ()))
-        rank = self._file[path].ndim
-        if group.attrs.get("signal") == name and len(axes) != rank:
-            axes = [*axes, *["."] * rank][:rank]
-            group.attrs.create("axes", axes, dtype=_TEXT)
+        if name not in (*signals, *axes):
+            return
+        # Rows of text, or of differing length, are objects.
+        shown = [name for name in signals if group[name].dtype.kind in "iufb"]
+        shown = [name for name in shown if group[name].shape[1:] == group[shown[0]].shape[1:]]
+        if not shown:
+            self._drop_plot(group)
+            return
+        group.attrs.create("signal", shown[0], dtype=_TEXT)
+        if shown[1:]:
+            group.attrs.create("auxiliary_signals", shown[1:], dtype=_TEXT)
+        elif "auxiliary_signals" in group.attrs:
+            del group.attrs["auxiliary_signals"]
+        if name in axes and (group[name].dtype.kind not in "iufb" or group[name].ndim != 1):
+            axes[axes.index(name)] = "."
+        rank = group[shown[0]].ndim
+        group.attrs.create("axes", [*axes, *["."] * rank][:rank], dtype=_TEXT)
+
+    def _drop_plot(self, group: Any) -> None:
+        """Make a plot that has nothing to show a collection of what is in it."""
+        for name in list(group.attrs):
+            if name in ("signal", "axes", "auxiliary_signals") or name.endswith("_indices"):
+                del group.attrs[name]
+        group.attrs["NX_class"] = "NXcollection"
+        if group.parent.attrs.get("default") == group.name.rpartition("/")[2]:
+            del group.parent.attrs["default"]
 
     def fill_grid(self, path: str, places: npt.NDArray[np.int64], values: Array) -> None:
         """Put values (N,) at flat places (N,) of a grid."""

@@ -77,7 +77,8 @@ def _signals(builder: Builder, stream: Stream) -> list[str]:
     if not chosen and not frames:
         chosen = [name for name, key in keys.items() if key.is_scalar][:1]
     wanted = builder.options.signal
-    if wanted in usable and keys[wanted].is_numeric:
+    # Rows of differing length are no array that could be drawn.
+    if wanted in usable and keys[wanted].is_numeric and keys[wanted].shape is not None:
         chosen = [wanted, *(name for name in chosen if name != wanted)]
     # Signals of one plot have one shape.
     return [name for name in chosen if keys[name].shape == keys[chosen[0]].shape]

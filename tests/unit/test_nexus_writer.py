@@ -158,6 +158,59 @@ def test_strings_arrays_and_surprises_lose_nothing(tmp_path: Path):
         assert file["entry/instrument/was_integer/data"] == values["was_integer"]
 
 
+@pytest.mark.parametrize("flush_interval", [1e-9, 60.0])
+@pytest.mark.parametrize(
+    ("declared", "rows", "signals", "axes"),
+    [
+        ({"a": [3]}, [{"a": [1, 2, 3]}, {"a": [1, 2]}, {"a": [1]}], [], None),
+        ({"a": [None]}, [{"a": [1, 2, 3]}, {"a": [1, 2]}], [], None),
+        ({"a": [2, 2]}, [{"a": np.ones((2, 2))}, {"a": np.ones((3, 2))}], [], None),
+        ({"a": [2]}, [{"a": ["x", "y"]}], [], None),
+        ({"a": [3]}, [{"a": np.ones((4, 2))}], ["a"], ["time", ".", "."]),
+        ({"a": []}, [{"a": 1.0}, {"a": "off"}], [], None),
+        ({"a": [], "b": []}, [{"a": 1.0, "b": 2}, {"a": "off", "b": 3}], ["b"], ["time"]),
+        ({"b": [], "a": []}, [{"a": 1.0, "b": 2}, {"a": "off", "b": 3}], ["b"], ["time"]),
+        ({"b": [], "a": []}, [{"a": [1, 2], "b": 2}, {"a": [3, 4], "b": 3}], ["b"], ["time"]),
+        ({"a": [], "b": []}, [{"a": [1, 2], "b": 2}], ["a"], ["time", "."]),
+        ({"a": [], "b": []}, [{"a": 1, "b": 2}, {"a": 0.5, "b": 3}], ["a", "b"], ["time"]),
+    ],
+)
+def test_a_plot_shows_numbers_of_one_shape(
+    tmp_path: Path, declared: Any, rows: Any, signals: Any, axes: Any, flush_interval: float
+):
+    run = Run(plan_name="count", detectors=["d"])
+    keys = {
+        name: {"source": "x", "dtype": "array" if shape else "number", "shape": shape}
+        for name, shape in declared.items()
+    }
+    documents = [run.begin(), run.describe("primary", {"d": keys}, hints={})]
+    documents += [run.event("primary", row) for row in rows]
+    path = write(tmp_path, [*documents, run.stop()], flush_interval=flush_interval)
+    with h5py.File(path, "r") as file:
+        assert len(file["entry/bluesky/streams/primary/a/value"]) == len(rows)
+        if not signals:
+            assert "default" not in file["entry"].attrs
+            assert not [
+                group for group in file["entry"].values() if group.attrs.get("NX_class") == "NXdata"
+            ]
+            return
+        plot = file["entry"][file["entry"].attrs["default"]]
+        shown = [plot.attrs["signal"], *plot.attrs.get("auxiliary_signals", ())]
+        assert shown == signals
+        assert list(plot.attrs["axes"]) == axes
+        assert plot[signals[0]].ndim == len(axes)
+        assert len(plot["time"]) == len(rows)
+
+
+def test_a_key_of_varying_length_is_not_drawn_on_request(tmp_path: Path):
+    run = Run(plan_name="count", detectors=["d"], nexus={"signal": "a"})
+    keys = {"a": {"source": "x", "dtype": "array", "shape": [None]}, "b": number()}
+    documents = [run.begin(), run.describe("primary", {"d": keys})]
+    documents += [run.event("primary", {"a": [1] * n, "b": n}) for n in (1, 2)]
+    with h5py.File(write(tmp_path, [*documents, run.stop()]), "r") as file:
+        assert file["entry/data"].attrs["signal"] == "b"
+
+
 def test_none_in_an_event_is_not_a_number(tmp_path: Path):
     run = Run(plan_name="count")
     keys = {"d": {"a": number(), "n": {"source": "x", "dtype": "integer", "shape": []}}}
