@@ -15,6 +15,7 @@ happens at import.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import logging
 import os
@@ -23,7 +24,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from beamline import __version__
 from beamline.core.config import Settings, load_settings
@@ -71,7 +72,7 @@ class DataStore:
     Raises
     ------
     ConfigurationError
-        If the directory can't be written to.
+        If the directory can't be written to, or another session uses it.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, catalog: bool = True) -> None:
@@ -92,6 +93,7 @@ class DataStore:
                 f"the data directory {self.directory} is not writable: choose another with "
                 "--data-dir or BEAMLINE_DATA_DIR."
             )
+        self._lock = _lock(self.directory)
         self.metadata = PersistentMetadata(self.directory / "metadata.json")
         self.journal = JournalWriter(self.directory / "journal")
         self.nexus = NeXusWriter(self.directory / "nexus")
@@ -133,6 +135,26 @@ class DataStore:
         if self._feed is not None:
             self._feed.stop()
             self._feed = None
+        self._lock.close()
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Take the directory for this session; two would give the same scan number twice."""
+    stream = (directory / "session.lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.seek(0)
+        holder = stream.read().strip() or "unknown"
+        stream.close()
+        raise ConfigurationError(
+            f"the data directory {directory} is in use by another session (process {holder}): "
+            "close that one, or choose another with --data-dir or BEAMLINE_DATA_DIR."
+        ) from None
+    stream.truncate(0)
+    stream.write(f"{os.getpid()}\n")
+    stream.flush()
+    return stream
 
 
 def make_run_engine(
@@ -253,6 +275,7 @@ class Session:
             self.beamline: Beamline = Beamline(
                 settings.prefix, name="beamline", frames_dir=self.store.frames
             )
+            undo.callback(self.beamline.destroy)
             self.beamline.connect(timeout=settings.connection_timeout)
             self.RE = make_run_engine(
                 self.store,
@@ -260,6 +283,10 @@ class Session:
                 facility=settings.facility,
                 **options,
             )
+            if simulation is not None:
+                self.RE.md["simulated"] = True
+            else:
+                self.RE.md.pop("simulated", None)
             undo.pop_all()
         # A session that is forgotten, or an interpreter that ends, leaves no process behind.
         self._finalizer = weakref.finalize(self, _close, self.store, self.beamline, simulation)

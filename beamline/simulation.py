@@ -13,7 +13,27 @@ from beamline.core.epics import client_environment
 from beamline.core.errors import ConnectionLostError
 from beamline.core.processes import Child, free_port
 
-__all__ = ["Simulation", "apply_client_environment", "start_ioc", "start_server"]
+__all__ = [
+    "Simulation",
+    "apply_client_environment",
+    "check_samples",
+    "start_ioc",
+    "start_server",
+]
+
+
+def check_samples(settings: Settings) -> None:
+    """Make sure that all samples of `settings` can be simulated, before anything is touched.
+
+    Raises
+    ------
+    FileFormatError, MissingError
+        If a sample is neither a built-in one nor a readable spectrum.
+    """
+    from ioc.samples import make_table
+
+    for sample in settings.sample:
+        make_table(sample, thickness_um=settings.thickness_um)
 
 
 def start_server(settings: Settings, directory: Path) -> Child:

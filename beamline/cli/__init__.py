@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -56,7 +58,9 @@ def _beamline() -> None:
 def main(argv: list[str] | None = None) -> Any:
     """Run the command line; errors of this project become one sentence and exit status 1."""
     try:
-        return _beamline.main(args=argv, prog_name="beamline", standalone_mode=False) or 0
+        status = _beamline.main(args=argv, prog_name="beamline", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return status
     except click.exceptions.Abort:
         click.echo("beamline: interrupted.", err=True)
         sys.exit(130)
@@ -69,6 +73,14 @@ def main(argv: list[str] | None = None) -> Any:
     except BeamlineError as error:
         click.echo(f"beamline: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:  # `beamline runs | head`
-        sys.stderr.close()
-        sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        click.echo(f"beamline: cannot write: {error.strerror}.", err=True)
+        _silence_stdout()
+        sys.exit(1)
+
+
+def _silence_stdout() -> None:
+    # What could not be written would be tried again, with a traceback, when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

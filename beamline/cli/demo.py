@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,11 @@ import click
 from beamline.cli import options
 
 _MARK = ".beamline-demo"
+# What a demo writes; anything else in its folder is somebody else's and stays.
+_OURS = (
+    *("journal", "nexus", "cxi", "frames", "catalog", "figures", "logs", "simulation", "replayed"),
+    *("metadata.json", "metadata.new", "session.lock", "summary.json"),
+)
 
 
 @click.command(name="demo")
@@ -41,24 +45,28 @@ def command(
     means that everything found in the files agrees with what was simulated.
     """
     from beamline.core.config import load_settings
+    from beamline.interrupts import Interrupts
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = load_settings(config_path, sample=sample or None, **given)
-    _prepare(output_dir, keep)
+    with Interrupts() as interrupts:
+        settings = load_settings(config_path, sample=sample or None, **given)
 
-    from bluesky.utils import RunEngineInterrupted
-    from rich.console import Console
+        from bluesky.utils import RunEngineInterrupted
+        from rich.console import Console
 
-    from beamline.demo.run import check, run_demo
+        from beamline.demo.run import check, run_demo
+        from beamline.simulation import check_samples
 
-    console = Console()
-    _log_to(output_dir / "logs" / "demo.log")
-    try:
-        report = run_demo(settings, output_dir.resolve(), lambda line: console.print(line))
-    except RunEngineInterrupted:
-        raise KeyboardInterrupt from None
-    _show(console, report, output_dir)
-    check(report)
+        interrupts.check()
+        check_samples(settings)
+        _prepare(output_dir, keep)
+        _log_to(output_dir / "logs" / "demo.log")
+        console = Console()
+        try:
+            report = run_demo(settings, output_dir.resolve(), console.print, interrupts.check)
+        except RunEngineInterrupted:
+            raise KeyboardInterrupt from None
+        _show(console, report, output_dir)
+        check(report)
 
 
 def _prepare(directory: Path, keep: bool) -> None:
@@ -72,8 +80,11 @@ def _prepare(directory: Path, keep: bool) -> None:
                     f"{directory} is not empty and was not made by 'beamline demo': choose another "
                     "--output-dir, or add to it with --keep."
                 )
-            for entry in directory.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            for entry in (directory / name for name in _OURS):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / _MARK).touch()
     except OSError as error:

@@ -28,7 +28,9 @@ def run_in_foreground(child: Child) -> None:
     try:
         while not asked.wait(0.2):
             if not child.running:
-                raise ProcessError(f"{child.name} ended by itself; its log is {child.log}.")
+                raise ProcessError(
+                    f"{child.name} ended by itself with status {child.status}: {child.last_words()}"
+                )
         child.stop()
     finally:
         for number, handler in before.items():

@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,7 +40,7 @@ class Settings(BaseModel):
     simulate: bool = Field(
         True, description="start a simulated beamline, instead of using an IOC that runs"
     )
-    sample: tuple[str, ...] = Field(
+    sample: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         ("Cu",), description="built-in samples by name, or XDI files by path; the first is in beam"
     )
     thickness_um: float | None = Field(
@@ -115,7 +115,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigurationError(f"cannot read the settings file {path}: {reason}.") from None
     if loaded is None:
         return {}

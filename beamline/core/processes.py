@@ -78,7 +78,7 @@ class Child:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        start = log.stat().st_size if log.exists() else 0
+        self._log_start = log.stat().st_size if log.exists() else 0
         try:
             with log.open("ab") as stderr:
                 # A session of its own: Ctrl-C in a terminal reaches the parent alone, which then
@@ -94,7 +94,7 @@ class Child:
         except OSError as error:
             raise ProcessError(f"cannot start {name} ({argv[0]}): {error.strerror}.") from None
         try:
-            self.info = self._wait_until_ready(timeout, start)
+            self.info = self._wait_until_ready(timeout)
         except BaseException:
             self.stop(timeout=1.0)
             raise
@@ -105,11 +105,16 @@ class Child:
         return self._process.pid
 
     @property
+    def status(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
     def running(self) -> bool:
         """Whether the process is alive."""
         return self._process.poll() is None
 
-    def _wait_until_ready(self, timeout: float, log_start: int) -> dict[str, str]:
+    def _wait_until_ready(self, timeout: float) -> dict[str, str]:
         stdout = self._process.stdout
         assert stdout is not None  # noqa: S101  (for the type checker: PIPE above)
         os.set_blocking(stdout.fileno(), False)
@@ -125,7 +130,7 @@ class Child:
                     status = self._process.wait()
                     raise ProcessError(
                         f"{self.name} ended with status {status} before it was ready: "
-                        f"{self._last_words(log_start)}"
+                        f"{self.last_words()}"
                     )
                 pending += chunk
                 *lines, pending = pending.split(b"\n")
@@ -133,15 +138,14 @@ class Child:
                     if line.startswith(b"READY"):
                         words = line.decode("utf-8", "replace").split()[1:]
                         return dict(word.split("=", 1) for word in words if "=" in word)
-        raise ProcessError(
-            f"{self.name} was not ready after {timeout:g} s: {self._last_words(log_start)}"
-        )
+        raise ProcessError(f"{self.name} was not ready after {timeout:g} s: {self.last_words()}")
 
-    def _last_words(self, log_start: int) -> str:
+    def last_words(self) -> str:
+        """Return the last line that the process wrote to its standard error, for a message."""
         with self.log.open("rb") as stream:
-            stream.seek(log_start)
+            stream.seek(self._log_start)
             lines = stream.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else f"it said nothing (log: {self.log})."
+        return lines[-1] if lines else "it said nothing."
 
     def stop(self, timeout: float = 5.0) -> int:
         """Stop the process: SIGTERM, then SIGKILL to its whole group; return its exit status."""

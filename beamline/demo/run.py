@@ -77,7 +77,12 @@ class Report:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def run_demo(settings: Settings, output: Path, say: Callable[[str], None]) -> Report:
+def run_demo(
+    settings: Settings,
+    output: Path,
+    say: Callable[[str], None],
+    safe_point: Callable[[], None],
+) -> Report:
     """Scan a freshly simulated beamline and compare what the files say with the truth.
 
     Parameters
@@ -88,6 +93,8 @@ def run_demo(settings: Settings, output: Path, say: Callable[[str], None]) -> Re
         Directory for files, figures and ``summary.json``.
     say
         Takes one line of progress at a time.
+    safe_point
+        Called wherever the demonstration can end cleanly; may raise KeyboardInterrupt.
 
     Raises
     ------
@@ -101,26 +108,34 @@ def run_demo(settings: Settings, output: Path, say: Callable[[str], None]) -> Re
     settings = settings.model_copy(update={"data_dir": output, "time_scale": scale})
     say(f"Starting device server and IOC, {settings.time_scale:g} × real time …")
     with simulated_beamline(settings, live_table=False, progress=False) as session:
-        demo = _Demo(session, output, say)
-        demo.align()
-        demo.mesh()
-        demo.xafs()
-        demo.stills()
-        demo.replay()
-        demo.list_runs()
+        safe_point()
+        demo = _Demo(session, output, say, safe_point)
+        for step in (
+            *(demo.align, demo.mesh, demo.xafs, demo.stills),
+            *(demo.replay, demo.list_runs),
+        ):
+            step()
+            safe_point()
     demo.report.seconds = time.monotonic() - began
     demo.report.write(output / "summary.json")
     return demo.report
 
 
 class _Demo:
-    def __init__(self, session: Session, output: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        output: Path,
+        say: Callable[[str], None],
+        safe_point: Callable[[], None],
+    ) -> None:
         from callbacks.live import RunProgress
 
         self.session = session
         self.bl = session.beamline
         self.output = output
         self.say = say
+        self.safe_point = safe_point
         self.report = Report()
         self.figures = output / "figures"
         self.figures.mkdir(parents=True, exist_ok=True)
@@ -138,6 +153,7 @@ class _Demo:
 
     def _run(self, name: str, plan: Any) -> Path:
         """Run a plan; return its NeXus file."""
+        self.safe_point()
         before = set(self.session.store.nexus.files)
         (self.uids[name],) = self.session.RE(plan)
         (path,) = set(self.session.store.nexus.files) - before
@@ -154,6 +170,7 @@ class _Demo:
     def _move(self, *motors_and_positions: Any) -> None:
         import bluesky.plan_stubs as bps
 
+        self.safe_point()
         self.session.RE(bps.mv(*motors_and_positions))
 
     def align(self) -> None:

@@ -107,3 +107,47 @@ def test_runs_are_not_looked_for_where_no_data_directory_is(tmp_path: Path):
         assert words in done.stderr
         assert str(tmp_path / name) in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_sample_leaves_everything_as_it_was(tmp_path: Path):
+    (tmp_path / ".beamline-demo").touch()
+    (tmp_path / "summary.json").write_text("{}")
+    done = run("demo", "--output-dir", str(tmp_path), "--sample", "typo.xdi")
+    assert done.returncode == 1
+    assert done.stderr.startswith("beamline: ")
+    assert "typo.xdi" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".beamline-demo", "summary.json"]
+
+
+def test_an_empty_sample_is_refused():
+    done = run("server", "--sample", "")
+    assert done.returncode == 1
+    assert "'sample'" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "beamline", "doctor"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "beamline: cannot write: No space left on device.\n"
+
+
+def test_two_sessions_do_not_share_a_data_directory(tmp_path: Path):
+    code = (
+        "import sys\nfrom beamline.session import DataStore\n"
+        "store = DataStore(sys.argv[1], catalog=False)\n"
+        "try:\n    DataStore(sys.argv[1], catalog=False)\n"
+        "except Exception as error:\n    print(error)\n"
+        "store.close()\nDataStore(sys.argv[1], catalog=False).close()\nprint('again')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    refusal, again = done.stdout.splitlines()
+    assert "is in use by another session (process " in refusal
+    assert again == "again"
