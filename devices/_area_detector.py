@@ -63,7 +63,7 @@ class AreaDetector(Device):
     dataset = "/entry/data/data"
     dtype_numpy = "<u2"
 
-    exposure = _setting("cam1:AcquireTime", units="s")
+    exposure = _setting("cam1:AcquireTime", units="s", limits=True)
     period = _setting("cam1:AcquirePeriod", units="s")
     distance = _fact("cam1:DetDist_RBV")
     beam_x = _fact("cam1:BeamX_RBV")

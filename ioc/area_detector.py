@@ -12,7 +12,7 @@ from typing import Any
 from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import ConnectionLostError
-from beamline.core.pvs import AREA_DETECTOR
+from beamline.core.pvs import AREA_DETECTOR, spec
 from ioc.channel import Completion, PutRefusedError
 from ioc.fields import Double, Enum, Long, String
 from ioc.file_plugin import FilePlugin
@@ -31,6 +31,8 @@ _STATES = (
 _IDLE, _ACQUIRE, _SAVING, _ERROR = (
     _STATES.index(s) for s in ("Idle", "Acquire", "Saving", "Error")
 )
+#: The device server takes the same times for frames and counts.
+_EXPOSURE = spec("DET:EXPOSURE")
 #: Frames of an acquisition without an end.
 _CONTINUOUS = 1_000_000_000
 #: After the last exposure, the writer must have dealt with its frame within this time (s).
@@ -81,7 +83,10 @@ class AreaDetector:
         cam = self.cam
         seconds: dict[str, Any] = {"precision": 4, "units": "s"}
         cam.setting("Acquire", Enum, 0, put=self._put_acquire, enum_strings=("Done", "Acquire"))
-        cam.setting("AcquireTime", Double, 0.1, put=self._put_time, **seconds)
+        cam.setting(
+            "AcquireTime", Double, 0.1, put=self._put_time,
+            lower_ctrl_limit=_EXPOSURE.low, upper_ctrl_limit=_EXPOSURE.high, **seconds,
+        )  # fmt: skip
         cam.setting("AcquirePeriod", Double, 0.0, put=self._put_period, **seconds)
         cam.setting("NumImages", Long, 1, put=self._put_images)
         cam.setting("NumExposures", Long, 1, put=self._put_exposures)

@@ -24,7 +24,7 @@ from bluesky.utils import (
 from beamline.core.errors import BeamlineError, MotorLimitError
 from beamline.plans.metadata import name_of, running_engine
 
-__all__ = ["Plan", "check_limits", "exposure_of", "guarded_run", "move", "safe_state", "take_point"]
+__all__ = ["Plan", "check_limits", "guarded_run", "move", "safe_state", "take_point"]
 
 Plan = Generator[Msg, Any, Any]
 _log = logging.getLogger(__name__)
@@ -57,26 +57,6 @@ def check_limits(motors_and_positions: Iterable[tuple[Any, npt.NDArray[np.float6
         )
     if problems:
         raise MotorLimitError("; ".join(problems) + "; nothing has moved.")
-
-
-def exposure_of(devices: Iterable[Any], exposure: float | None) -> list[tuple[Any, float]]:
-    """Pair the exposure signals of the devices with the time to set.
-
-    Raises
-    ------
-    ValueError
-        If the time is not positive, or none of the devices has an exposure.
-    """
-    if exposure is None:
-        return []
-    if isinstance(exposure, bool) or not (math.isfinite(exposure) and exposure > 0):
-        raise ValueError(f"the exposure time must be greater than 0 s, found {exposure!r}.")
-    signals = [d.exposure for d in devices if hasattr(d, "exposure")]
-    if not signals:
-        raise ValueError(
-            f"an exposure time of {exposure:g} s was given, but none of the detectors has one."
-        )
-    return [(signal, float(exposure)) for signal in signals]
 
 
 def move(*motors_and_positions: Any) -> Plan:

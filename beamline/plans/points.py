@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from beamline.core.units import ELECTRON_MASS_TERM, k_to_energy
+from beamline.plans.arguments import PlanArgumentError, as_number
 
 __all__ = [
     "DEFAULT_REGIONS",
@@ -19,6 +21,7 @@ __all__ = [
     "as_region",
     "line_points",
     "mesh_points",
+    "number_of_points",
     "xafs_points",
 ]
 
@@ -80,19 +83,42 @@ class XAFSPoints(NamedTuple):
     dwell: Array
 
 
-def line_points(start: float, stop: float, num: int) -> Array:
+def line_points(start: float, stop: float, num: int, *, prefix: str = "") -> Array:
     """`num` equidistant positions from `start` to `stop`, both included; shape (num,), float64.
+
+    Parameters
+    ----------
+    start, stop
+        First and last position.
+    num
+        Number of points.
+    prefix
+        What the names of these arguments begin with in the plan, for messages.
 
     Raises
     ------
-    ValueError
-        If a position is not finite or `num` is not a positive whole number.
+    PlanArgumentError
+        If a position is not a finite number or `num` is not a positive whole number.
     """
-    _require_finite("start", start)
-    _require_finite("stop", stop)
-    if isinstance(num, bool) or int(num) != num or not 1 <= num <= _MAX_POINTS:
-        raise ValueError(f"the number of points must be 1 to {_MAX_POINTS}, found {num!r}.")
-    return np.linspace(float(start), float(stop), int(num))
+    first, last = as_number(f"{prefix}start", start), as_number(f"{prefix}stop", stop)
+    return np.linspace(first, last, number_of_points(f"{prefix}num", num))
+
+
+def number_of_points(argument: str, num: Any) -> int:
+    """Return a number of points as an int.
+
+    Raises
+    ------
+    PlanArgumentError
+        If it is not a whole number from 1 to a million.
+    """
+    whole = not isinstance(num, bool) and isinstance(num, Real) and num == num // 1
+    if not whole or not 1 <= num <= _MAX_POINTS:
+        raise PlanArgumentError(
+            f"{argument}, the number of points, must be a whole number from 1 to {_MAX_POINTS}, "
+            f"found {num!r}."
+        )
+    return int(num)
 
 
 def mesh_points(slow: Array, fast: Array, *, snake: bool) -> Array:
@@ -129,7 +155,7 @@ def as_region(item: Region | Sequence[Any] | Mapping[str, Any], number: int = 1)
 
     Raises
     ------
-    ValueError
+    PlanArgumentError
         Naming the region and what is wrong with it.
     """
     if isinstance(item, Region):
@@ -184,16 +210,15 @@ def xafs_points(
 
     Raises
     ------
-    ValueError
+    PlanArgumentError
         Naming the region that is wrong: unordered, overlapping, empty, or below 0 eV.
     """
-    _require_finite("e0", e0)
-    if not e0 > 0:
-        raise ValueError(f"the edge energy e0 must be greater than 0 eV, found {e0!r}.")
-    if dwell is not None and not (math.isfinite(dwell) and dwell > 0):
-        raise ValueError(f"the dwell time must be greater than 0 s, found {dwell!r}.")
+    if not as_number("e0", e0) > 0:
+        raise PlanArgumentError(f"the edge energy e0 must be greater than 0 eV, found {e0!r}.")
+    if dwell is not None and not as_number("dwell", dwell) > 0:
+        raise PlanArgumentError(f"the dwell time must be greater than 0 s, found {dwell!r}.")
     if not regions:
-        raise ValueError("an XAFS scan needs at least one region (start, stop, step).")
+        raise PlanArgumentError("an XAFS scan needs at least one region (start, stop, step).")
     energies: list[Array] = []
     dwells: list[Array] = []
     end = -math.inf
@@ -258,10 +283,5 @@ def _region(
     )  # fmt: skip
 
 
-def _wrong(number: int, item: Any, reason: str) -> ValueError:
-    return ValueError(f"region {number}, {item}, is wrong: {reason}.")
-
-
-def _require_finite(name: str, value: float) -> None:
-    if isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, found {value!r}.")
+def _wrong(number: int, item: Any, reason: str) -> PlanArgumentError:
+    return PlanArgumentError(f"region {number}, {item}, is wrong: {reason}.")

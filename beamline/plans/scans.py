@@ -7,7 +7,14 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 
-from beamline.plans._run import Plan, check_limits, exposure_of, guarded_run, move, take_point
+from beamline.plans._run import Plan, check_limits, guarded_run, move, take_point
+from beamline.plans.arguments import (
+    PlanArgumentError,
+    check_common,
+    check_motor,
+    devices_of,
+    exposure_of,
+)
 from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
 from beamline.plans.points import line_points, mesh_points
 
@@ -58,8 +65,8 @@ def linear_scan(
 
     Raises
     ------
-    ValueError
-        For wrong arguments.
+    PlanArgumentError
+        For wrong arguments, which are named; nothing has happened.
     MotorLimitError
         If any point is outside the motor's limits; nothing has moved.
 
@@ -67,7 +74,10 @@ def linear_scan(
     --------
     >>> RE(linear_scan([bl.counters], bl.sample.x, -1000, 1000, 41))
     """
+    detectors = devices_of("detectors", detectors)
+    check_motor("motor", motor)
     points = line_points(start, stop, num)
+    check_common(sample, md, baseline)
     settings = exposure_of(detectors, exposure)
     check_limits([(motor, points)])
     beamline = beamline_of(motor, *detectors)
@@ -155,8 +165,8 @@ def mesh_scan(
 
     Raises
     ------
-    ValueError
-        For wrong arguments.
+    PlanArgumentError
+        For wrong arguments, which are named; nothing has happened.
     MotorLimitError
         If any point is outside the limits of its motor; nothing has moved.
 
@@ -164,10 +174,19 @@ def mesh_scan(
     --------
     >>> RE(mesh_scan([bl.counters], bl.sample.y, -500, 500, 11, bl.sample.x, -500, 500, 11))
     """
-    slow = line_points(slow_start, slow_stop, slow_num)
-    fast = line_points(fast_start, fast_stop, fast_num)
+    detectors = devices_of("detectors", detectors)
+    check_motor("slow_motor", slow_motor)
+    check_motor("fast_motor", fast_motor)
+    slow = line_points(slow_start, slow_stop, slow_num, prefix="slow_")
+    fast = line_points(fast_start, fast_stop, fast_num, prefix="fast_")
     if slow_motor is fast_motor:
-        raise ValueError(f"a mesh needs two motors, found {slow_motor.name!r} twice.")
+        raise PlanArgumentError(
+            "slow_motor and fast_motor must differ, a mesh needs two motors, found "
+            f"{slow_motor.name} twice."
+        )
+    if not isinstance(snake, bool):
+        raise PlanArgumentError(f"snake must be True or False, found {snake!r}.")
+    check_common(sample, md, baseline)
     points = mesh_points(slow, fast, snake=snake)
     settings = exposure_of(detectors, exposure)
     check_limits([(slow_motor, points[:, 0]), (fast_motor, points[:, 1])])

@@ -7,9 +7,10 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 
-from beamline.plans._run import Plan, exposure_of, guarded_run, take_point
+from beamline.plans._run import Plan, guarded_run, take_point
+from beamline.plans.arguments import check_common, check_readable, devices_of, exposure_of
 from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
-from beamline.plans.points import line_points
+from beamline.plans.points import number_of_points
 
 __all__ = ["stills"]
 
@@ -47,14 +48,17 @@ def stills(
 
     Raises
     ------
-    ValueError
-        For wrong arguments.
+    PlanArgumentError
+        For wrong arguments, which are named; nothing has happened.
 
     Examples
     --------
     >>> RE(stills(bl.area_detector, 20, exposure=0.1))
     """
-    num = line_points(0.0, 0.0, num).size
+    check_readable("area_detector", area_detector)
+    detectors = [d for d in devices_of("detectors", detectors) if d is not area_detector]
+    num = number_of_points("num", num)
+    check_common(sample, md, baseline)
     triggered = [area_detector, *detectors]
     settings = exposure_of(triggered, exposure)
     beamline = beamline_of(area_detector)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
 
-from beamline.plans._run import Plan, check_limits, exposure_of, guarded_run, move, take_point
+from beamline.plans._run import Plan, check_limits, guarded_run, move, take_point
+from beamline.plans.arguments import (
+    PlanArgumentError,
+    as_number,
+    check_common,
+    check_exposures,
+    devices_of,
+    exposure_of,
+)
 from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
 from beamline.plans.points import DEFAULT_REGIONS, Region, as_region, xafs_points
 
@@ -65,7 +73,7 @@ def xafs_scan(
 
     Raises
     ------
-    ValueError
+    PlanArgumentError
         For an unknown element or edge, or a wrong region, which is named.
     MotorLimitError
         If any energy is outside the monochromator's limits; nothing has moved.
@@ -76,18 +84,29 @@ def xafs_scan(
     >>> RE(xafs_scan(bl, "Fe", regions=[(-100, -20, 10, 0.1), (-20, 50, 0.5, 0.5),
     ...                                 (3.6, 14, 0.05, 1.0, "k")]))
     """
-    motor = beamline.mono.energy
+    motor = getattr(getattr(beamline, "mono", None), "energy", None)
+    if motor is None or (detectors is None and not hasattr(beamline, "counters")):
+        raise PlanArgumentError(
+            "beamline must be the whole beamline, with mono.energy and counters, found "
+            f"{getattr(beamline, 'name', repr(beamline))}."
+        )
+    check_common(sample, md, baseline)
     if mode not in ("transmission", "fluorescence"):
-        raise ValueError(f'mode must be "transmission" or "fluorescence", found {mode!r}.')
+        raise PlanArgumentError(f'mode must be "transmission" or "fluorescence", found {mode!r}.')
     element, edge, e0 = _absorption_edge(element, edge, e0, getattr(motor, "limits", None))
+    if isinstance(regions, str) or not isinstance(regions, Iterable | None):
+        raise PlanArgumentError(
+            f"regions must be a list of (start, stop, step[, dwell][, unit]), found {regions!r}."
+        )
     chosen = [
         as_region(item, number)
         for number, item in enumerate(DEFAULT_REGIONS if regions is None else regions, start=1)
     ]
     points = xafs_points(e0, chosen, dwell)
-    readers = [beamline.counters] if detectors is None else list(detectors)
-    timed = not all(math.isnan(time) for time in points.dwell)
-    timers = [signal for signal, _ in exposure_of(readers, 1.0)] if timed else []
+    readers = [beamline.counters] if detectors is None else devices_of("detectors", detectors)
+    times = [time for time in dict.fromkeys(points.dwell.tolist()) if not math.isnan(time)]
+    check_exposures("the dwell time", readers, times)
+    timers = [signal for signal, _ in exposure_of(readers, times[0])] if times else []
     check_limits([(motor, points.energy)])
     known = yield from run_engine_metadata()
     metadata = start_metadata(
@@ -151,11 +170,13 @@ def _absorption_edge(
     """Complete element, edge and edge energy from the tables."""
     import xraydb
 
-    if e0 is not None and (isinstance(e0, bool) or not (math.isfinite(e0) and e0 > 0)):
-        raise ValueError(f"the edge energy e0 must be greater than 0 eV, found {e0!r}.")
+    if e0 is not None and not as_number("e0", e0) > 0:
+        raise PlanArgumentError(f"the edge energy e0 must be greater than 0 eV, found {e0!r}.")
     if element is None:
         if e0 is None:
-            raise ValueError('an XAFS scan needs an element, such as "Cu", or an edge energy e0.')
+            raise PlanArgumentError(
+                'an XAFS scan needs an element, such as "Cu", or an edge energy e0.'
+            )
         found = xraydb.guess_edge(e0, edges=[edge] if edge else ["K", "L3", "L2", "L1"])
         if found is None:
             return None, edge, float(e0)
@@ -169,7 +190,9 @@ def _absorption_edge(
     except (ValueError, KeyError, AttributeError):
         tabulated, symbol = {}, str(element)
     if not tabulated:
-        raise ValueError(f"{element!r} is not the symbol of an element with absorption edges.")
+        raise PlanArgumentError(
+            f"{element!r} is not the symbol of an element with absorption edges."
+        )
     if edge is None:
         low, high = limits or (0.0, 0.0)
         reachable = [
@@ -178,7 +201,7 @@ def _absorption_edge(
         ]  # fmt: skip
         edge = reachable[0] if reachable else "K"
     if edge not in tabulated:
-        raise ValueError(
+        raise PlanArgumentError(
             f"{symbol} has no {edge!r} edge; its edges are {', '.join(sorted(tabulated))}."
         )
     return symbol, edge, float(e0) if e0 is not None else tabulated[edge]

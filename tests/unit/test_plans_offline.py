@@ -15,6 +15,7 @@ from ophyd.status import DeviceStatus
 
 from beamline.core.errors import MotorLimitError
 from beamline.plans import linear_scan, mesh_scan, safe_state, stills, xafs_scan
+from beamline.plans.arguments import PlanArgumentError
 from beamline.plans.metadata import run_engine_metadata
 from beamline.session import DataStore, make_run_engine
 
@@ -274,6 +275,139 @@ def test_mesh_scan(engine, docs, bl, snake):
 def test_a_mesh_of_one_motor_is_refused(engine, bl):
     with pytest.raises(ValueError, match="two motors"):
         engine(mesh_scan([bl.counters], bl.sample.x, 0, 1, 2, bl.sample.x, 0, 2, 3))
+
+
+class LimitedSignal(Signal):
+    limits = (0.001, 100.0)
+    setpoint_pvname = "BL99:SCALER1.TP"
+
+
+class LimitedCounters(Counters):
+    exposure = Cpt(LimitedSignal, value=1.0, kind="normal")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"motor": "mono"},
+            "motor must be a motor, but bl_mono is not a motor; did you mean bl_mono.energy?",
+        ),
+        (
+            {"motor": "sample"},
+            "motor must be a motor, but bl_sample is not a motor; did you mean bl_sample.x or "
+            "bl_sample.y?",
+        ),
+        (
+            {"motor": "counters"},
+            "motor must be a motor, but bl_counters is not a motor, it can't be moved.",
+        ),
+        (
+            {"motor": ["sample.x"]},
+            "motor must be a motor, such as bl.sample.x, found ['sample.x'].",
+        ),
+        (
+            {"motor": b"sample.x"},
+            "motor must be a motor, found b'sample.x': give the device itself, such as "
+            "bl.sample.x.",
+        ),
+        (
+            {"detectors": "counters"},
+            "detectors must be a list of devices, found bl_counters alone: put it into brackets, "
+            "[bl_counters].",
+        ),
+        (
+            {"detectors": ["counters"]},
+            "detectors[0] must be a device, found the text 'counters': give the device itself, "
+            "such as bl.counters.",
+        ),
+        (
+            {"detectors": 5},
+            "detectors must be a list of devices, such as [bl.counters], found 5.",
+        ),
+        ({"start": "0"}, "start must be a finite number, found '0'."),
+        ({"stop": None}, "stop must be a finite number, found None."),
+        (
+            {"num": 2.5},
+            "num, the number of points, must be a whole number from 1 to 1000000, found 2.5.",
+        ),
+        (
+            {"num": "3"},
+            "num, the number of points, must be a whole number from 1 to 1000000, found '3'.",
+        ),
+        ({"exposure": "1"}, "exposure must be a finite number, found '1'."),
+        (
+            {"exposure": 5000},
+            "exposure must be 0.001 to 100 s for c (BL99:SCALER1.TP), found 5000 s.",
+        ),
+        (
+            {"sample": 5},
+            'sample must be a name, such as "Cu foil", or a mapping with "name", found 5.',
+        ),
+        (
+            {"md": {"uid": "x", "time": 0}},
+            "md must not have the key 'uid' or 'time', which every start document has from "
+            "bluesky, found uid='x', time=0: choose another name.",
+        ),
+        (
+            {"md": "test"},
+            "md must be a mapping of names to values, such as {'purpose': 'test'}, found the text "
+            "'test'.",
+        ),
+        (
+            {"baseline": ["mono"]},
+            "baseline[0] must be a device, found the text 'mono': give the device itself, such as "
+            "bl.counters.",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_before_anything_happens(
+    engine, docs, bl, changes, sentence
+):
+    counters = LimitedCounters(name="c")
+    arguments = {"detectors": [counters], "motor": bl.sample.x, "start": 0, "stop": 1, "num": 2}
+    arguments |= {
+        key: getattr(bl, value) if isinstance(value, str) and hasattr(bl, value) else value
+        for key, value in changes.items()
+    }
+    with pytest.raises(PlanArgumentError) as caught:
+        engine(linear_scan(**arguments))
+    assert str(caught.value) == sentence
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, TypeError)
+    assert LOG == []
+    assert docs.seen == []
+
+
+def test_other_plans_name_their_arguments(engine, docs, bl):
+    x, y, counters = bl.sample.x, bl.sample.y, LimitedCounters(name="c")
+    with pytest.raises(PlanArgumentError, match="slow_motor must be a motor"):
+        engine(mesh_scan([counters], bl.mono, 0, 1, 2, x, 0, 1, 2))
+    with pytest.raises(PlanArgumentError, match="fast_stop must be"):
+        engine(mesh_scan([counters], y, 0, 1, 2, x, 0, "1", 2))
+    with pytest.raises(PlanArgumentError, match="snake must be True or False, found 'no'"):
+        engine(mesh_scan([counters], y, 0, 1, 2, x, 0, 1, 2, snake="no"))
+    with pytest.raises(PlanArgumentError, match="area_detector must be a device"):
+        engine(stills([bl.counters], 2))
+    with pytest.raises(PlanArgumentError, match="beamline must be the whole beamline"):
+        engine(xafs_scan(bl.counters, "Cu"))
+    with pytest.raises(PlanArgumentError, match="e0 must be a finite number, found '8979'"):
+        engine(xafs_scan(bl, "Cu", e0="8979"))
+    with pytest.raises(PlanArgumentError, match="regions must be a list"):
+        engine(xafs_scan(bl, "Cu", regions=5))
+    with pytest.raises(PlanArgumentError, match=r"dwell time must be 0\.001 to 100 s for c"):
+        engine(xafs_scan(bl, "Cu", regions=[(0, 5, 1, 200.0)], detectors=[counters]))
+    assert LOG == []
+    assert docs.seen == []
+
+
+def test_a_detector_that_is_given_twice_is_read_once(engine, docs, bl):
+    engine(linear_scan([bl.counters, bl.counters], bl.sample.x, 0, 1, 2))
+    assert docs.start["detectors"] == ["bl_counters"]
+    assert len([entry for entry in LOG if entry[0] == "count"]) == 2
+    LOG.clear()
+    engine(stills(bl.counters, 2, detectors=(bl.counters,)))
+    assert len([entry for entry in LOG if entry[0] == "count"]) == 2
 
 
 def test_xafs_scan(engine, docs, bl):
