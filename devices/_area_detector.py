@@ -107,6 +107,17 @@ class AreaDetector(Device):
         super().__init__(prefix, name=name, **kwargs)
 
     @property
+    def simulated(self) -> bool:
+        """Whether the detector calls itself simulated (``cam1:Manufacturer_RBV``).
+
+        Raises
+        ------
+        ConnectionLostError
+            If the IOC doesn't say.
+        """
+        return "simulated" in str(get(self.manufacturer)).lower()
+
+    @property
     def image_key(self) -> str:
         """Data key of the frames."""
         return f"{self.name}_image"

@@ -86,6 +86,11 @@ class Beamline(Device):
         """All motors."""
         return tuple(device for _, device in self.walk_subdevices() if isinstance(device, Axis))
 
+    @property
+    def simulated(self) -> bool:
+        """Whether there is no real beam: what the area detector says of itself."""
+        return self.area_detector.simulated
+
     def connect(self, timeout: float = 10.0) -> Beamline:
         """Wait until every PV is connected; return the beamline itself.
 

@@ -44,7 +44,12 @@ class IonChambers(Device):
         2θ arm, is recorded without being shown (``idiffr.kind = "hinted"`` shows it).
     exposure
         Set: the counting time of the next count (s). Read: the time counted (s).
+    plot_signal : str
+        Data key that the default plots of the files show: the beam behind the sample, where `i0`
+        is noise. May be changed.
     """
+
+    plot_signal = "itrans"
 
     # Channel 1 is the time base; the order of the others is beamline.core.pvs.SCALER_CHANNELS.
     i0 = _channel(2, "i0")

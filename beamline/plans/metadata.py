@@ -11,7 +11,14 @@ from bluesky.utils import Msg
 
 from beamline import __version__
 
-__all__ = ["beamline_of", "name_of", "run_engine_metadata", "running_engine", "start_metadata"]
+__all__ = [
+    "beamline_of",
+    "name_of",
+    "plot_metadata",
+    "run_engine_metadata",
+    "running_engine",
+    "start_metadata",
+]
 
 _PACKAGES = ("bluesky", "ophyd", "event-model")
 _FOIL = re.compile(r"(?P<formula>\S+)( foil| powder| pellet)?")
@@ -120,7 +127,49 @@ def start_metadata(
             metadata["beamline_id"] = str(beamline.prefix).rstrip(":") or str(beamline.name)
         if "instrument" not in known:
             metadata["instrument"] = _instrument(beamline, known)
+    instrument = metadata.get("instrument", known.get("instrument", {}))
+    if _is_simulated(beamline, known) and isinstance(instrument, Mapping):
+        metadata["instrument"] = {"simulated": True, **instrument}
     return metadata
+
+
+def plot_metadata(
+    known: Mapping[str, Any], md: Mapping[str, Any] | None, detectors: Sequence[Any]
+) -> dict[str, Any]:
+    """Say what the default plot of the files shall show, unless the user does.
+
+    The first detector with a ``plot_signal``, the name of one of its data keys, decides.
+
+    Parameters
+    ----------
+    known
+        The RunEngine's ``md``.
+    md
+        What the user gave to the plan; its ``nexus`` is kept, and wins.
+    detectors
+        Devices that are read.
+
+    Returns
+    -------
+    dict
+        ``{"nexus": {"signal": …, …}}``, or empty where nothing is to be said.
+    """
+    signals = (getattr(device, "plot_signal", None) for device in detectors)
+    signal = next((name for name in signals if name), None)
+    given = [source["nexus"] for source in (known, md or {}) if "nexus" in source]
+    if signal is None or not all(isinstance(options, Mapping) for options in given):
+        return {}
+    merged: dict[str, Any] = {"signal": str(signal)}
+    for options in given:
+        merged.update(options)
+    return {"nexus": merged}
+
+
+def _is_simulated(beamline: Any | None, known: Mapping[str, Any]) -> bool:
+    """Whether the data are: as the RunEngine's ``md`` says, else as the beamline does."""
+    if "simulated" in known:
+        return bool(known["simulated"])
+    return bool(getattr(beamline, "simulated", False))
 
 
 def _sample_in_beam(beamline: Any) -> dict[str, Any]:

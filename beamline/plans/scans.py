@@ -15,7 +15,12 @@ from beamline.plans.arguments import (
     devices_of,
     exposure_of,
 )
-from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
+from beamline.plans.metadata import (
+    beamline_of,
+    plot_metadata,
+    run_engine_metadata,
+    start_metadata,
+)
 from beamline.plans.points import line_points, mesh_points
 
 __all__ = ["linear_scan", "mesh_scan"]
@@ -104,6 +109,7 @@ def linear_scan(
         "plan_pattern": "linspace",
         "hints": {"dimensions": [([motor.name], "primary")]},
         **(md or {}),
+        **plot_metadata(known, md, detectors),
     }
 
     def body() -> Plan:
@@ -226,6 +232,7 @@ def mesh_scan(
             "dimensions": [([motor.name], "primary") for motor in motors],
         },
         **(md or {}),
+        **plot_metadata(known, md, detectors),
     }
 
     def body() -> Plan:

@@ -15,6 +15,7 @@ from bluesky.utils import FailedStatus, RunEngineInterrupted
 from beamline.core.errors import MotorLimitError
 from beamline.core.units import SI111_D_SPACING
 from beamline.plans import linear_scan, mesh_scan, safe_state, stills, xafs_scan
+from beamline.plans.arguments import PlanArgumentError
 
 pytestmark = pytest.mark.system
 
@@ -51,7 +52,24 @@ def test_the_start_document_says_what_files_need(engine, docs, bl):
     assert start["detectors"] == ["counters"]
     crystal = start["instrument"]["monochromator"]
     assert crystal["d_spacing"] == pytest.approx(SI111_D_SPACING)
+    assert start["nexus"] == {"signal": "itrans"}
+    assert start["instrument"]["simulated"] is True
     assert {"bluesky", "ophyd", "event-model", "beamline-dataflow"} <= set(start["versions"])
+
+
+def test_wrong_arguments_are_refused_before_anything_happens(engine, docs, bl):
+    for arguments, options, sentence in (
+        (([bl.counters], bl.mono, 0, 1, 2), {}, r"mono is not a motor; did you mean mono\.energy"),
+        (([bl.counters], bl.sample, 0, 1, 2), {}, r"did you mean sample\.x or sample\.y"),
+        (([bl.counters], bl.sample.x, 0, 1, 2), {"exposure": 5000},
+         r"0\.0001 to 1000 s for counters \(BL02:SCALER1\.TP\), found 5000 s"),
+        (([bl.area_detector], bl.sample.x, 0, 1, 2), {"exposure": 5000},
+         r"0\.0001 to 1000 s for ad1 \(BL02:AD1:cam1:AcquireTime\), found 5000 s"),
+    ):  # fmt: skip
+        with pytest.raises(PlanArgumentError, match=sentence):
+            engine(linear_scan(*arguments, **options))
+    assert docs.seen == []
+    assert not bl.shutter.is_open
 
 
 def test_the_table_needs_no_configuration(engine, bl, capsys):

@@ -223,6 +223,40 @@ def test_metadata_without_a_run_engine_are_empty():
     assert stop.value.value == {}
 
 
+def test_the_detector_chooses_the_default_plot_unless_the_user_does(engine, docs, bl):
+    def scan(**options):
+        engine(linear_scan([plain, bl.counters], bl.sample.x, 0, 1, 2, **options))
+        return docs.start.get("nexus")
+
+    plain = Counters(name="plain")
+    assert scan() is None
+    bl.counters.plot_signal = "bl_counters_i0"
+    assert scan() == {"signal": "bl_counters_i0"}
+    engine.md["nexus"] = {"definition": ""}
+    assert scan() == {"signal": "bl_counters_i0", "definition": ""}
+    assert scan(md={"nexus": {"signal": "other"}}) == {"signal": "other", "definition": ""}
+    engine(mesh_scan([bl.counters], bl.sample.y, 0, 1, 2, bl.sample.x, 0, 2, 3))
+    assert docs.start["nexus"]["signal"] == "bl_counters_i0"
+    assert scan(md={"nexus": "broken"}) == "broken"
+
+
+def test_simulated_data_are_called_so(engine, docs, bl):
+    def instrument(motor=bl.sample.x, detector=bl.counters):
+        engine(linear_scan([detector], motor, 0, 1, 2))
+        return docs.start.get("instrument", {})
+
+    assert "simulated" not in instrument()
+    engine.md["simulated"] = True
+    assert instrument()["simulated"] is True
+    assert instrument()["monochromator"]["type"] == "Si"
+    alone = SoftPositioner(name="alone", init_pos=0.0)
+    assert instrument(alone, Counters(name="c")) == {"simulated": True}
+    engine.md["instrument"] = {"name": "mine"}
+    assert instrument() == {"name": "mine", "simulated": True}
+    engine.md["simulated"] = False
+    assert instrument() == {"name": "mine"}
+
+
 def test_the_baseline_is_not_taken_twice(engine, docs, bl):
     engine.preprocessors.append(SupplementalData(baseline=[bl.mono]))
     engine(linear_scan([bl.counters], bl.sample.x, 0, 1, 2))
