@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import beamline
-from beamline.core.errors import BeamlineError
+from beamline.core.errors import BeamlineError, StorageError
 from beamline.crystallography.cxi import (
     IN_PROGRESS,
     CXIEvent,
@@ -31,6 +31,7 @@ from beamline.crystallography.geometry import Detector, write_geometry, write_li
 from beamline.crystallography.peaks import Peaks
 from callbacks._frame_feed import EventFrames, FrameFeed
 from callbacks._image_stream import ImageStream, stored_type, to_unit
+from callbacks._refusals import Refusals
 
 __all__ = ["COUNTS", "CXIRun", "CXISettings", "Finder"]
 
@@ -42,9 +43,6 @@ Finder = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_] | None], Peaks]
 #: What is counted: frames looked at; of those written, without enough peaks, refused, with more
 #: peaks than are stored; events whose frame did not come; peaks stored.
 COUNTS = ("frames", "written", "not_hits", "refused", "truncated", "missing", "peaks")
-
-#: Events that a file lists as lost; all of them are counted.
-_LOST_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,21 +103,57 @@ class CXIRun:
         self._files: list[Path] = []
         self._number = 0
         self._beside = Path()
-        self._lost: list[tuple[int, str]] = []
+        self._refusals = Refusals(self._uid)
         self._last_time = float(start["time"])
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take one document; at the stop document the file is complete."""
-        if name == "stop":
+        """Take one document; at the stop document the file is complete.
+
+        Raises
+        ------
+        StorageError
+            If it can't be completed.
+        """
+        if name != "stop":
+            self._feed.add(name, doc)
+            self._advance()
+            return
+        try:
             self._advance(final=True)
             self._finish(doc)
-            return
-        self._feed.add(name, doc)
-        if name == "descriptor":
-            stream = self._feed.streams.get(doc["uid"])
-            if stream is not None and isinstance(stream.detector, str):
-                _log.error("run %s: %s", self._uid[:8], stream.detector)
-        self._advance()
+        except Exception as error:
+            made = self._incomplete(str(error) or type(error).__name__)
+            raise made from error
+
+    def abandon(self) -> None:
+        """Leave a run that has not stopped; what came before is brought to disk, if possible."""
+        why = "the writer was closed before the run had stopped"
+        try:
+            self._advance()
+            if self._file is not None:
+                self._file.flush()
+        except Exception as error:  # noqa: BLE001  (told with the rest)
+            why = f"{why}; {error}"
+        if self._file is not None or self._feed.waiting:
+            self._incomplete(why)
+        self._file = None
+
+    def _incomplete(self, why: str) -> StorageError:
+        """Say that the file of this run lacks something, and how it is made again."""
+        missing = self._feed.waiting
+        path = self._settings.directory
+        if self._file is not None:
+            missing += self._file.waiting
+            path = self._file.growing
+        short = self._uid[:8]
+        made = StorageError(
+            f"the CXI file of run {short} is incomplete, {missing} events are missing from {path} "
+            f"({why.rstrip('.')}); 'beamline replay {short} --to cxi DIR' makes it again from the "
+            "journal, where one is kept."
+        )
+        _log.error("%s", made)
+        self._on_error(made)
+        return made
 
     def _advance(self, *, final: bool = False) -> None:
         for item in self._feed.ready(final=final):
@@ -137,6 +171,7 @@ class CXIRun:
         if self._file is None and not self._files and usable:
             self._open(usable[0], usable[0].dtype)
         self._close(doc.get("exit_status", "success"), doc.get("reason") or "", float(doc["time"]))
+        self._refusals.summarize()
         if self._feed.streams:
             totals = ", ".join(f"{self._counters[1][key]} {key}" for key in COUNTS)
             _log.info("run %s: %s", self._uid[:8], totals)
@@ -172,7 +207,8 @@ class CXIRun:
             return
         if len(event.peaks) > settings.max_num_peak:
             self._count("truncated")
-            _log.warning(
+            _log.log(
+                logging.WARNING if self._counters[1]["truncated"] == 1 else logging.DEBUG,
                 "run %s, event %d: the strongest %d of %d peaks are stored",
                 self._uid[:8],
                 item.seq_num,
@@ -267,11 +303,11 @@ class CXIRun:
             exit_status=exit_status,
             reason=reason,
             counts={key: counts[key] for key in COUNTS},
-            lost=self._lost,
+            lost=self._refusals.lost,
         )
         self._file = None
         counts.clear()
-        self._lost.clear()
+        self._refusals.lost.clear()
         self._files.append(path)
         write_list(self._with(".lst"), self._files)
         self._on_file(path)
@@ -311,9 +347,7 @@ class CXIRun:
 
     def _lose(self, key: str, item: EventFrames, error: BeamlineError) -> None:
         self._count(key)
-        if len(self._lost) < _LOST_KEPT:
-            self._lost.append((item.seq_num, str(error)))
-        _log.error("run %s: %s", self._uid[:8], error)
+        self._refusals.add(item.seq_num, error)
         self._on_error(error)
 
 

@@ -121,6 +121,11 @@ class FrameFeed:
         self._ranges: dict[str, list[_Range]] = {}
         self._pending: collections.deque[_Pending] = collections.deque()
 
+    @property
+    def waiting(self) -> int:
+        """Number of events that were not delivered yet."""
+        return len(self._pending)
+
     def add(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one document."""
         if name == "descriptor":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from beamline.core.errors import ConfigurationError
 from beamline.crystallography.geometry import Detector
 
 __all__ = ["ImageStream", "is_scalar", "to_unit"]
+
+_log = logging.getLogger(__name__)
 
 #: Endings of configuration keys (lower case, without underscores), their unit where the descriptor
 #: names none, and our unit. So ADCore's detectors (DetDist, BeamX, XPixelSize) and NeXus name them.
@@ -91,22 +94,27 @@ class ImageStream:
     def from_descriptor(
         cls, doc: Mapping[str, Any], image_key: str | None, geometry: Detector | None
     ) -> ImageStream | None:
-        """Read a descriptor; None if its stream has no frames (or not those of `image_key`)."""
+        """Read a descriptor; None if its stream has no frames (or not those of `image_key`).
+
+        An array in the events themselves may be anything: unless it is asked for by name, it is
+        taken for frames only where a geometry goes with it.
+        """
         keys = doc["data_keys"]
         images = [key for key, value in keys.items() if len(_frame_shape(value)) in (2, 3)]
         images.sort(key=lambda key: "external" not in keys[key])  # stable: external ones first
         if image_key is not None:
             images = [key for key in images if key == image_key]
-        if not images:
+        for key in images:
+            shape = _frame_shape(keys[key])
+            configuration = _configuration(doc, key)
+            detector = _geometry_of(key, configuration, (shape[-2], shape[-1]), geometry)
+            if "external" in keys[key] or key == image_key:
+                break
+            if isinstance(detector, Detector) and detector.shape == shape[-2:]:
+                break
+            _log.debug("%s %s of %s is not taken for frames", key, shape, doc.get("name"))
+        else:
             return None
-        key = images[0]
-        shape = _frame_shape(keys[key])
-        configuration = _configuration(doc, key)
-        detector: Detector | str
-        try:
-            detector = geometry or _detector(configuration, (shape[-2], shape[-1]))
-        except ValueError as error:
-            detector = f"the geometry of {key} is unknown: {error}"
         energy = _find(configuration, _ENERGY)
         return cls(
             name=doc.get("name", ""),
@@ -125,6 +133,19 @@ def stored_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind in "iu":
         return dtype.newbyteorder("=")
     return np.dtype(np.uint8) if dtype.kind == "b" else np.dtype(np.float32)
+
+
+def _geometry_of(
+    key: str,
+    configuration: Mapping[str, tuple[float, str | None]],
+    shape: tuple[int, int],
+    given: Detector | None,
+) -> Detector | str:
+    """Return the geometry of a data key, or the reason why there is none."""
+    try:
+        return given or _detector(configuration, shape)
+    except ValueError as error:
+        return f"the geometry of {key} is unknown: {error}"
 
 
 def _frame_shape(data_key: Mapping[str, Any]) -> tuple[int, ...]:

@@ -36,12 +36,17 @@ __all__ = ["COUNTS", "CXIWriter", "Finder"]
 class CXIWriter:
     """Document consumer that writes the frames of every run, with their peaks, to CXI files.
 
-    A run without images gives no file. Files are named
+    A run without images gives no file. Images are arrays of rank 2 or 3 that lie outside of the
+    events, or in them if `image_key` names them or their geometry is known. Files are named
     ``{prefix}_{YYYYMMDD}_{HHMMSS}_chunk{NNNN}.cxi`` after the start of the run (UTC), so that a
     replay gives the same names; a ``.geom`` and a ``.lst`` for CrystFEL lie beside them.
 
     An event that can't be stored (no frame, another shape, no photon energy, no geometry) is
-    logged, counted and listed in the file, and the next good one is written.
+    counted and listed in the file, and the next good one is written. The log has each reason once
+    a run, and at the stop document how many events it befell.
+
+    A file that can't be completed (full disk) keeps its ``.inprogress``; the stop document then
+    raises, and the message says how many events are missing and how to make the file again.
 
     Parameters
     ----------
@@ -128,6 +133,7 @@ class CXIWriter:
         self.files: list[Path] = []
         self.statistics: collections.Counter[str] = collections.Counter(dict.fromkeys(COUNTS, 0))
         self.errors: collections.deque[BeamlineError] = collections.deque(maxlen=1000)
+        self._runs: dict[str, CXIRun] = {}
         self._router = PerRunRouter([self._new_run])
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -138,7 +144,20 @@ class CXIWriter:
         ConsumerError
             If a file can't be written or its name is taken.
         """
-        self._router(name, doc)
+        try:
+            self._router(name, doc)
+        finally:
+            if name == "stop":
+                self._runs.pop(doc["run_start"], None)
+
+    def close(self) -> None:
+        """Bring what came of runs that have not stopped to disk; the log says what is missing."""
+        for run in self._runs.values():
+            run.abandon()
+        self._runs.clear()
+        self._router = PerRunRouter([self._new_run])
 
     def _new_run(self, start: Mapping[str, Any]) -> Iterable[Consumer]:
-        yield CXIRun(start, self.settings, self.statistics, self.files.append, self.errors.append)
+        run = CXIRun(start, self.settings, self.statistics, self.files.append, self.errors.append)
+        self._runs[start["uid"]] = run
+        yield run

@@ -205,6 +205,16 @@ class CXIFile:
         """Return the number of events appended so far."""
         return self._written + len(self._rows)
 
+    @property
+    def growing(self) -> Path:
+        """The file as it is named until it is complete."""
+        return self._growing
+
+    @property
+    def waiting(self) -> int:
+        """Number of events appended that are not on disk."""
+        return len(self._rows)
+
     def check(self, event: CXIEvent) -> None:
         """Raise `EventRefusedError` if an event can't be stored in this file."""
         name = f"event {event.event_id} of {event.batch_id} in run {event.run_uid[:8]}"

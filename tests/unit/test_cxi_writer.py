@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import shutil
 import threading
 import time
@@ -578,7 +580,9 @@ def test_a_missing_frame_is_named_and_the_wait_is_bounded(tmp_path, caplog):
     assert "frame 2 is missing" in str(writer.errors[0])
     assert str(short) in str(writer.errors[0])
     assert column(writer.files[0], "/entry_1/process_1/lost_event_id").tolist() == [3, 4, 5]
-    assert sum("is missing" in record.message for record in caplog.records) == 3
+    told = [r.message for r in caplog.records if "is missing" in r.message]
+    assert len(told) == 2  # the first, and how many there are
+    assert "3 events are not stored" in told[1]
 
 
 def test_a_complete_file_is_not_waited_for(tmp_path):
@@ -683,6 +687,64 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, monkeypatch):
     feed(writer, documents[60:])
     assert column(writer.files[0], "/entry_1/event_id").tolist() == list(range(1, 41))
     assert check_cxi(writer.files[0]) == []
+
+
+@pytest.mark.parametrize("count", [9, 40])
+def test_a_disk_that_stays_full_until_the_end_is_told(tmp_path, monkeypatch, caplog, count):
+    path = frame_file(tmp_path / "frames.h5", [frame(n) for n in range(1, count + 1)])
+    documents = stills(path, count)
+    writer = feed(CXIWriter(tmp_path / "cxi"), documents[:5])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    for name, doc in documents[5:-1]:
+        with contextlib.suppress(ConsumerError):
+            writer(name, doc)
+    short = documents[0][1]["uid"][:8]
+    words = (
+        rf"the CXI file of run {short} is incomplete, {count} events are missing from .*"
+        rf"inprogress .*MB to grow.*'beamline replay {short} --to cxi DIR' makes it again"
+    )
+    with pytest.raises(ConsumerError, match=words):
+        writer(*documents[-1])
+    assert writer.files == []
+    assert re.search(words, str(writer.errors[-1]))
+    assert any(re.search(words, r.message) for r in caplog.records if r.levelno == logging.ERROR)
+    monkeypatch.undo()
+    again = feed(CXIWriter(tmp_path / "again"), documents).files[0]
+    assert len(column(again, "/entry_1/event_id")) == count
+
+
+def test_closing_writes_what_came_of_a_run_that_has_not_stopped(tmp_path, frames, caplog):
+    documents = stills(frames, 7)
+    writer = feed(CXIWriter(tmp_path / "cxi"), documents[:-1])
+    writer.close()
+    (growing,) = (tmp_path / "cxi").glob("*.inprogress")
+    assert column(growing, "/entry_1/event_id").tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert "incomplete, 0 events are missing" in caplog.text
+    assert "before the run had stopped" in caplog.text
+    caplog.clear()
+    feed(CXIWriter(tmp_path / "other"), documents).close()
+    assert caplog.text == ""
+
+
+def test_arrays_of_which_nobody_says_that_they_are_frames_are_left_alone(tmp_path, caplog):
+    run = Run(shape=(3, 5), configuration={"ad1": {"data": {}, "timestamps": {}, "data_keys": {}}})
+    run.begin(external=None)
+    for _ in range(3):
+        run.event(image=np.zeros((3, 5), "<u2"))
+    documents = run.stop()
+    geometry = Detector(SHAPE, 0.2, (1e-4, 1e-4), (50.0, 40.0))
+    for number, options in enumerate(({}, {"geometry": geometry})):
+        writer = feed(CXIWriter(tmp_path / str(number), **options), documents)
+        assert writer.files == []
+        assert set(writer.statistics.values()) == {0}
+    assert caplog.text == ""
+    writer = feed(CXIWriter(tmp_path / "named", image_key="ad1_image"), documents)
+    assert writer.statistics["refused"] == len(writer.errors) == 3
+    # One reason: said at the first event, and counted at the end.
+    assert [r.message.count("geometry of ad1_image") for r in caplog.records][:2] == [1, 1]
+    assert "3 events are not stored" in caplog.records[1].message
+    small = Detector((3, 5), 0.2, (1e-4, 1e-4), (2.0, 1.0))
+    assert feed(CXIWriter(tmp_path / "known", geometry=small), documents).files
 
 
 def test_bad_pixels_are_in_the_file_and_in_the_geometry(tmp_path, frames):
