@@ -129,6 +129,7 @@ class _RunFile:
         self._pending = bytearray(MAGIC)
         self._length = len(MAGIC)
         self._refused: JournalError | None = None
+        self._failing = ""
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         if self._refused is not None:
@@ -151,6 +152,7 @@ class _RunFile:
             if self._descriptor is None:
                 self._create()
             self._write(sync=name in _SYNCED)
+            self._failing = ""
         except FileExistsError:
             self._refused = JournalError(
                 f"run {self.uid} has been recorded before, in {self.path}; it is left as it is."
@@ -159,7 +161,12 @@ class _RunFile:
         except OSError as error:
             failure = JournalError(
                 f"cannot record the {name} document of run {self.uid[:8]} in {self.path}: "
-                f"{error.strerror}."
+                f"{error.strerror}{self._failing}."
+            )
+            # The caller may see only the last of several failures: let it tell the first.
+            number = f" {doc['seq_num']}" if name == "event" else ""
+            self._failing = self._failing or (
+                f" (the first that could not be recorded was the {name} document{number})"
             )
             self._refused = failure if len(self._pending) > _PATIENCE else None
             raise failure from error

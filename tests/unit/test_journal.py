@@ -483,7 +483,7 @@ def test_full_disk_is_an_error_and_nothing_is_lost_if_space_comes_back(tmp_path)
         descriptor = run.compose_descriptor(name="primary", data_keys=keys)
         writer("descriptor", descriptor.descriptor_doc)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        refused = 0
+        refused, said = 0, []
         for i in range(20):
             event = descriptor.compose_event(data={"x": i}, timestamps={"x": 0.0})
             try:
@@ -491,6 +491,10 @@ def test_full_disk_is_an_error_and_nothing_is_lost_if_space_comes_back(tmp_path)
             except JournalError as error:
                 assert "cannot record the event document of run" in str(error), error
                 refused += 1
+                said.append(str(error))
+        assert "the first" not in said[0], said
+        first = f"the first that could not be recorded was the event document {20 - refused + 1})"
+        assert all(first in message for message in said[1:]), said
         assert refused > 5, refused
         half = Journal(sys.argv[1]).find(-1)
         assert half.num_events["primary"] == 20 - refused, half
