@@ -102,7 +102,7 @@ class AreaDetector:
             cam.readback(f"Max{axis}_RBV", Long, 0)
             cam.readback(f"Array{axis}_RBV", Long, 0)
         cam.readback("ArraySize_RBV", Long, 0)
-        cam.readback("Manufacturer_RBV", String, "beamline-dataflow")
+        cam.readback("Manufacturer_RBV", String, "Simulated detector")
         cam.readback("Model_RBV", String, "beamline-sim AD1")
         cam.readback("PortName_RBV", String, "AD1")
         cam.readback("DetDist_RBV", Double, 0.0, precision=3, units="mm")
@@ -285,6 +285,10 @@ class AreaDetector:
     def link_up(self) -> None:
         """End the alarms, give settings back to a server that forgot them, ask for geometry."""
         self.cam.clear_alarm()
+        # What failed because of the connection is over; the next put may do.
+        if not self.cam.get("Acquire_RBV"):
+            self.cam.set("DetectorState_RBV", _IDLE)
+            self.cam.set("StatusMessage_RBV", "")
         self.files.restore()
         for name, (server_name, value) in tuple(self._settings.items()):
             if self.cam.get(name) != value:

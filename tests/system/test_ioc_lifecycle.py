@@ -129,13 +129,18 @@ def test_the_device_server_dies_in_mid_move_and_comes_back(stack: Stack):
             failed = True
         put("SCALER1.CNT", 1)
         put("AD1:cam1:Acquire", 1)
-        tell(failed_at_once=failed, within=time.time() - start, setpoint=get("SAMPLE:X"))
+        def state():
+            return [get("AD1:cam1:DetectorState_RBV", as_string=True),
+                    get("AD1:cam1:StatusMessage_RBV")]
+        tell(failed_at_once=failed, within=time.time() - start, setpoint=get("SAMPLE:X"),
+             camera=state())
         sys.stdin.readline()
         while get("SAMPLE:X.SEVR") or get("RING:CURRENT.SEVR") or get("AD1:HDF1:Capture.SEVR"):
             time.sleep(0.05)
         time.sleep(0.3)
         tell(back=[get("SAMPLE:X"), get("SAMPLE:X.RBV")], restored=[get("SAMPLE:X.VELO"),
-             get("DET:EXPOSURE"), get("SCALER1.TP")], shutter=get("SHUTTER:STATUS"))
+             get("DET:EXPOSURE"), get("SCALER1.TP")], shutter=get("SHUTTER:STATUS"),
+             camera_again=state())
         x.set(100.0).wait(10)
         tell(moved=x.user_readback.get(use_monitor=False))
         """
@@ -163,6 +168,8 @@ def test_the_device_server_dies_in_mid_move_and_comes_back(stack: Stack):
     assert found["failed_at_once"]
     assert found["within"] < 5
     assert found["setpoint"] == 9000.0
+    assert found["camera"] == ["Error", "no connection to the device server"]
+    assert found["camera_again"] == ["Idle", ""]
     # Positions and the shutter are as the new server says; settings are as the user said.
     assert found["back"] == [0.0, 0.0]
     assert found["shutter"] == 0
