@@ -54,7 +54,8 @@ class Scaler(Record):
     def _add_fields(self) -> None:
         seconds: dict[str, Any] = {"precision": 4, "units": "s"}
         self.add("CNT", Enum, value=0, enum_strings=("Done", "Count"), put=self._put_count)
-        self.fields["VAL"] = self.fields["CNT"]
+        # As in the scaler record, the result is the time counted; a count starts with CNT only.
+        self.add("VAL", Double, value=0.0, read_only=True, **seconds)
         self.add("CONT", Enum, value=0, enum_strings=("OneShot", "AutoCount"), put=self._put_cont)
         self.add(
             "TP", Double, value=1.0, put=self._put_preset_time,
@@ -193,6 +194,7 @@ class Scaler(Record):
         if "DET:ELAPSED" in values:
             elapsed = float(values["DET:ELAPSED"])
             self.fields["T"].post(elapsed)
+            self.fields["VAL"].post(elapsed)
             self.fields["S1"].post(float(round(elapsed * _FREQUENCY)))
         for suffix, number in self._channels.items():
             if suffix in values:

@@ -143,7 +143,8 @@ def test_stock_ophyd_scaler(stack: Stack):
         counts = [getattr(scaler.channels, f"chan{i}").get(use_monitor=False) for i in range(1, 7)]
         scaler.unstage()
         tell(counts=counts, time=scaler.time.get(use_monitor=False), took=time.time() - start,
-             exposure=get("DET:EXPOSURE"), i0=get("DET:I0"))
+             exposure=get("DET:EXPOSURE"), i0=get("DET:I0"),
+             value=[get("SCALER1"), get("SCALER1.VAL"), pv("SCALER1").type])
         put("SHUTTER:CMD", "Close")
         scaler.trigger().wait(10)
         tell(dark=scaler.channels.chan2.get(use_monitor=False))
@@ -152,6 +153,8 @@ def test_stock_ophyd_scaler(stack: Stack):
     assert found["shutter"] == "Open"
     assert found["time"] == 0.2
     assert found["took"] >= 0.2 / 4
+    assert found["value"][:2] == [0.2, 0.2]
+    assert found["value"][2].endswith("double")
     assert found["exposure"] == 0.2
     ticks, i0, transmitted, *_ = found["counts"]
     assert ticks == 2e6
