@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from beamline.catalog._client import CatalogError
-from beamline.catalog._ledger import Ledger
+from beamline.catalog._ledger import Entry, Ledger
 from beamline.catalog._watch import RUNNING, state
 from beamline.core.errors import FileFormatError, ProcessError
 from beamline.core.processes import Child
@@ -41,6 +41,7 @@ class CatalogFeed:
         self.log = self.data_dir / "logs" / "catalog.log"
         self._child: Child | None = None
         self._ledger = Ledger(self.data_dir / "catalog")
+        self._told: set[str] = set()
 
     @property
     def running(self) -> bool:
@@ -80,27 +81,26 @@ class CatalogFeed:
         Parameters
         ----------
         uid
-            The run's full uid; None waits for every run whose stop document is recorded.
+            The run's full uid; None waits for every run whose stop document is recorded. Those
+            that are refused hold up none of the others, and are named by one call only.
         timeout
             Seconds.
 
         Raises
         ------
         CatalogError
-            If that run was refused, or is not in by then.
+            If that run was refused (with None: one was refused that no call has named yet), or is
+            not in by then.
         """
         deadline = time.monotonic() + timeout
-        wanted = {uid} if uid is not None else self._stopped()
+        asked = {uid} if uid is not None else self._stopped() - self._told
+        wanted = asked
         restarts = 0
         while True:
             entries = self._ledger.refresh()
-            for refused in (entries[u] for u in wanted if u in entries and not entries[u].present):
-                raise CatalogError(
-                    f"run {refused.uid} could not be brought into the catalogue: "
-                    f"{refused.reason} (log: {self.log})."
-                )
             wanted = {u for u in wanted if u not in entries}
             if not wanted:
+                self._tell_refused([entries[u] for u in sorted(asked) if not entries[u].present])
                 return
             if time.monotonic() > deadline:
                 state_of = "runs" if self.running else "does not run"
@@ -120,6 +120,17 @@ class CatalogFeed:
                 except ProcessError as error:
                     raise CatalogError(str(error)) from None
             time.sleep(0.05)
+
+    def _tell_refused(self, refused: list[Entry]) -> None:
+        if not refused:
+            return
+        self._told.update(entry.uid for entry in refused)
+        first, more = refused[0], len(refused) - 1
+        others = f", nor could {more} more" if more else ""
+        raise CatalogError(
+            f"run {first.uid} could not be brought into the catalogue: {first.reason}{others} "
+            f"(log: {self.log})."
+        )
 
     def _last_words(self) -> str:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,12 @@ from beamline.catalog._columns import Column, Stream
 from beamline.catalog._plain import plain
 
 __all__ = ["Preparer"]
+
+#: What an address of tiled has no place for in a stream's name.
+_NOT_ADDRESS = re.compile(r"[^\w .:\-]")
+#: What tiled and its plugin understand otherwise: folders, and the streams of their older layout.
+_RESERVED = frozenset({"", ".", "..", "streams"})
+_LONGEST = 100
 
 
 class Preparer:
@@ -24,6 +31,7 @@ class Preparer:
 
     def __init__(self, streams: Mapping[str, Stream]) -> None:
         self._streams = streams
+        self._names = _stored_names(streams)
         self._columns: dict[str, dict[str, Column]] = {}
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +48,11 @@ class Preparer:
         return prepared
 
     def _descriptor(self, doc: dict[str, Any]) -> None:
-        columns = self._streams[doc.get("name", "primary")].columns
+        name = doc.get("name", "primary")
+        columns = self._streams[name].columns
+        doc["name"] = self._names[name]
+        if doc["name"] != name:
+            doc["original_name"] = name
         self._columns[doc["uid"]] = columns
 
         def stored(key: str) -> str:
@@ -98,6 +110,22 @@ class Preparer:
             "data": data,
             "timestamps": timestamps,
         }
+
+
+def _stored_names(streams: Iterable[str]) -> dict[str, str]:
+    """Give every stream a name that an address can have; those that have one keep it."""
+    given = {name: _NOT_ADDRESS.sub("_", name.strip())[:_LONGEST] for name in streams}
+    taken = {name for name, safe in given.items() if name == safe and name not in _RESERVED}
+    stored = {name: name for name in taken}
+    for name, safe in given.items():
+        if name in taken:
+            continue
+        candidate, number = safe if safe not in _RESERVED else f"{safe.strip('.')}_", 1
+        while candidate in stored.values():
+            number += 1
+            candidate = f"{safe}_{number}"
+        stored[name] = candidate
+    return stored
 
 
 def _time(value: Any) -> float:

@@ -277,22 +277,49 @@ def test_hostile_journals_do_not_stop_the_feed(session):
 
 
 def test_a_refused_run_is_named_and_the_next_is_taken(session):
-    data_dir, feed, catalog, _, _ = session
-    run = event_model.compose_run()
+    data_dir, feed, _, _, _ = session
+    bad = "no/uid"  # which has no place in an address
+    run = event_model.compose_run(uid=bad)
     with JournalWriter(data_dir / "journal") as writer:
         writer("start", run.start_doc)
-        # A stream whose name has no place in an address.
-        descriptor = run.compose_descriptor(name="a/b", data_keys={"x": NUMBER})
-        writer("descriptor", descriptor.descriptor_doc)
         writer("stop", run.compose_stop())
-    bad = run.start_doc["uid"]
     good = record(data_dir, scan_id=80)
     feed.wait(good)
     with pytest.raises(CatalogError, match=f"run {bad} could not be brought into the catalogue"):
+        feed.wait()
+    feed.wait()
+    with pytest.raises(CatalogError, match=f"run {bad} could not be brought into the catalogue"):
         feed.wait(bad)
-    with pytest.raises(KeyError):
-        catalog[bad]
     Journal(data_dir / "journal").find(bad).path.unlink()
+
+
+def test_streams_of_any_name_are_in(session):
+    data_dir, feed, catalog, _, _ = session
+    names = ["a b/c", "a b_c", "..", "streams", "what?", "100%", "#1", "µ", "x" * 200]
+    run = event_model.compose_run(metadata={"scan_id": 81})
+    with JournalWriter(data_dir / "journal") as writer:
+        writer("start", run.start_doc)
+        for number, name in enumerate(names):
+            descriptor = run.compose_descriptor(name=name, data_keys={f"k{number}": NUMBER})
+            writer("descriptor", descriptor.descriptor_doc)
+            event = descriptor.compose_event(
+                data={f"k{number}": float(number)}, timestamps={f"k{number}": 1.0}
+            )
+            writer("event", event)
+        writer("stop", run.compose_stop())
+    feed.wait(run.start_doc["uid"])
+    found = catalog[81]
+    originals = {}
+    for stream in found:
+        original = found[stream].metadata.get("original_name", stream)
+        originals[original] = stream
+        number = names.index(original)
+        assert found[stream].read()[f"k{number}"].values.tolist() == [number]
+    assert sorted(originals) == sorted(names)
+    assert originals["a b_c"] == "a b_c"
+    assert originals["a b/c"] == "a b_c_2"
+    descriptors = [doc for name, doc in found.documents() if name == "descriptor"]
+    assert sorted(doc.get("original_name", doc["name"]) for doc in descriptors) == sorted(names)
 
 
 def test_a_second_session_on_the_same_directory_does_no_harm(session):

@@ -138,6 +138,27 @@ def test_names_that_sql_refuses_are_changed_and_told():
     assert descriptor["object_keys"]["dev"] == ["time_", "det"]
 
 
+def test_stream_names_that_have_no_place_in_an_address_are_changed_and_told():
+    names = ["primary", "a b/c", "a b?c", "a b_c", "..", ".", "streams", "", "µ", "x" * 200]
+    run = event_model.compose_run()
+    descriptors = [
+        run.compose_descriptor(name=name, data_keys={f"k{number}": key("number")}).descriptor_doc
+        for number, name in enumerate(names)
+    ]
+    documents = [("start", run.start_doc), *(("descriptor", doc) for doc in descriptors)]
+    prepare = Preparer(survey(documents))
+    made = [prepare("descriptor", doc) for doc in descriptors]
+    stored_as = [doc["name"] for doc in made]
+    assert len(set(stored_as)) == len(names)
+    assert stored_as[0] == "primary"
+    assert stored_as[3] == "a b_c"
+    assert stored_as[8] == "µ"
+    assert not {"", ".", "..", "streams"} & set(stored_as)
+    assert not set("/?#%") & set("".join(stored_as))
+    assert [doc.get("original_name", doc["name"]) for doc in made] == names
+    assert [doc["name"] for doc in descriptors] == names
+
+
 def test_external_keys_are_left_alone():
     keys = {"x": key("number"), "image": key("array", (4, 4), external="STREAM:")}
     documents = run_documents(keys, [{"x": 1.0}])
@@ -339,3 +360,28 @@ def test_waiting_without_a_process_says_so(tmp_path):
     Ledger(tmp_path / "catalog").add(Entry("u", "failed", 1, "it is odd"))
     with pytest.raises(CatalogError, match=r"could not be brought .* it is odd"):
         feed.wait("u", timeout=0.1)
+
+
+def test_a_refused_run_is_told_once_and_holds_up_no_other(tmp_path):
+    with JournalWriter(tmp_path / "journal") as writer:
+        uids = []
+        for _ in range(3):
+            documents = run_documents({"c": key("number")}, [{"c": 1.0}])
+            uids.append(documents[0][1]["uid"])
+            for name, doc in documents:
+                writer(name, doc)
+    (tmp_path / "catalog").mkdir()
+    ledger = Ledger(tmp_path / "catalog")
+    ledger.add(Entry(uids[0], "failed", 1, "it is odd"))
+    ledger.add(Entry(uids[1], "failed", 1, "it is odd"))
+    feed = CatalogFeed(tmp_path)
+    with pytest.raises(CatalogError, match=f"run {uids[2]} was not in the catalogue"):
+        feed.wait(timeout=0.1)
+    ledger.add(Entry(uids[2], "complete", 1))
+    first = min(uids[:2])
+    with pytest.raises(CatalogError, match=f"run {first} could not .* it is odd, nor could 1 more"):
+        feed.wait(timeout=0.1)
+    feed.wait(timeout=0.1)
+    with pytest.raises(CatalogError, match=f"run {uids[0]} could not be brought"):
+        feed.wait(uids[0], timeout=0.1)
+    feed.wait(uids[2], timeout=0.1)
