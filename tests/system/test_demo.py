@@ -11,6 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from nexus_validators import COMMUNITY, OFFICIAL, Validators, default_plot
+
+from beamline.nexus.compare import compare_files
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
@@ -76,6 +79,33 @@ def test_the_files_are_open_to_plain_h5py(finished: Path):
             assert file.attrs["default"] == "entry"
             default = file["entry"][file["entry"].attrs["default"]]
             assert default.attrs["signal"] in default
+
+
+@pytest.mark.parametrize("definitions", [OFFICIAL, COMMUNITY])
+def test_the_xafs_file_is_valid_under_both_definitions(finished: Path, definitions: str):
+    (path,) = (finished / "nexus").glob("*xafs_scan*.nxs")
+    with Validators(definitions) as validators:
+        assert validators.application(path, "NXxas").errors == []
+
+
+def test_silx_finds_every_default_plot(finished: Path):
+    kinds = {}
+    for path in (finished / "nexus").glob("*.nxs"):
+        plot = default_plot(path)
+        kinds[path.name.split("_", 1)[1].rsplit("_", 1)[0]] = plot["signal"].ndim
+    assert kinds == {"linear_scan": 1, "mesh_scan": 2, "xafs_scan": 1, "stills": 3}
+
+
+def test_a_fresh_process_writes_every_file_again(finished: Path, tmp_path: Path):
+    for live in sorted((finished / "nexus").glob("*.nxs")):
+        scan_id = str(int(live.name.split("_")[0]))
+        done = subprocess.run(
+            [*(sys.executable, "-m", "beamline", "replay", scan_id, "--to", "nexus"),
+             str(tmp_path), "--data-dir", str(finished)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert compare_files(live, tmp_path / live.name) == []
 
 
 def test_a_measured_spectrum_comes_back(tmp_path: Path):
