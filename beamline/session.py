@@ -15,22 +15,19 @@ happens at import.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
-import logging
 import os
 import weakref
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from beamline import __version__
 from beamline.core.config import Settings, load_settings
-from beamline.core.errors import ConfigurationError
-from beamline.core.metadata import PersistentMetadata
 from beamline.core.shadowing import check_packages
+from beamline.store import DataStore
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
@@ -40,121 +37,12 @@ if TYPE_CHECKING:
     from devices import Beamline
 
 __all__ = [
-    "DataStore",
     "Session",
     "connect_beamline",
     "make_run_engine",
     "open_session",
     "simulated_beamline",
 ]
-
-_log = logging.getLogger(__name__)
-
-
-class DataStore:
-    """Everything that is recorded below one directory.
-
-    Parameters
-    ----------
-    directory
-        Made if it is missing. Below it: ``journal/``, ``nexus/``, ``cxi/``, ``frames/``,
-        ``catalog/``, ``logs/`` and ``metadata.json``.
-    catalog
-        Whether the process that feeds the catalogue from the journal runs.
-
-    Attributes
-    ----------
-    journal, nexus, cxi
-        The document consumers, in the order in which they are served.
-    metadata : PersistentMetadata
-        For the RunEngine's ``md``.
-
-    Raises
-    ------
-    ConfigurationError
-        If the directory can't be written to, or another session uses it.
-    """
-
-    def __init__(self, directory: str | os.PathLike[str], *, catalog: bool = True) -> None:
-        from beamline.documents.journal import JournalWriter
-        from callbacks.cxi import CXIWriter
-        from callbacks.nexus import NeXusWriter
-
-        self.directory = Path(directory).resolve()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot make the data directory {self.directory}: {error.strerror}; choose "
-                "another with --data-dir or BEAMLINE_DATA_DIR."
-            ) from None
-        if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise ConfigurationError(
-                f"the data directory {self.directory} is not writable: choose another with "
-                "--data-dir or BEAMLINE_DATA_DIR."
-            )
-        self._lock = _lock(self.directory)
-        self.metadata = PersistentMetadata(self.directory / "metadata.json")
-        self.journal = JournalWriter(self.directory / "journal")
-        self.nexus = NeXusWriter(self.directory / "nexus")
-        self.cxi = CXIWriter(self.directory / "cxi")
-        self.frames = self.directory / "frames"
-        self._feed: Any = None
-        self._catalog: Any = None
-        if catalog:
-            from beamline.catalog import CatalogFeed
-
-            self._feed = CatalogFeed(self.directory)
-            self._feed.start()
-
-    @property
-    def catalog(self) -> Any:
-        """The databroker catalogue of these runs; opened (a few seconds) at first use.
-
-        Every run that has ended is in it: what the feeding process has not brought in is waited
-        for.
-        """
-        from beamline.catalog import CatalogError, open_catalog
-
-        if self._feed is not None:
-            try:
-                self._feed.wait()
-            except CatalogError as error:
-                _log.warning("the catalogue is not complete: %s", error)
-        if self._catalog is None:
-            self._catalog = open_catalog(self.directory)
-        return self._catalog
-
-    def wait_for_catalog(self, uid: str, timeout: float = 60.0) -> None:
-        """Wait until the run `uid` is in the catalogue; a scan itself never waits for it."""
-        if self._feed is not None:
-            self._feed.wait(uid, timeout)
-
-    def close(self) -> None:
-        """Stop the feeding process; runs that are not in the catalogue yet follow at next start."""
-        if self._feed is not None:
-            self._feed.stop()
-            self._feed = None
-        self._lock.close()
-
-
-def _lock(directory: Path) -> IO[str]:
-    """Take the directory for this session; two would give the same scan number twice."""
-    stream = (directory / "session.lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.seek(0)
-        holder = stream.read().strip() or "unknown"
-        stream.close()
-        raise ConfigurationError(
-            f"the data directory {directory} is in use by another session (process {holder}): "
-            "close that one, or choose another with --data-dir or BEAMLINE_DATA_DIR."
-        ) from None
-    stream.truncate(0)
-    stream.write(f"{os.getpid()}\n")
-    stream.flush()
-    return stream
 
 
 def make_run_engine(

@@ -49,7 +49,7 @@ class DeviceServerError(BeamlineError, RuntimeError):
 
 
 class MotorLimitError(BeamlineError, ValueError):
-    """A position lies outside a motor's limits; nothing has moved."""
+    """A position lies outside a motor's limits; this move was not started."""
 
 
 class MotionError(BeamlineError, RuntimeError):

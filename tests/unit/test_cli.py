@@ -138,7 +138,7 @@ def test_output_that_cannot_be_written_is_one_sentence():
 
 def test_two_sessions_do_not_share_a_data_directory(tmp_path: Path):
     code = (
-        "import sys\nfrom beamline.session import DataStore\n"
+        "import sys\nfrom beamline.store import DataStore\n"
         "store = DataStore(sys.argv[1], catalog=False)\n"
         "try:\n    DataStore(sys.argv[1], catalog=False)\n"
         "except Exception as error:\n    print(error)\n"
