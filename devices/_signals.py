@@ -244,8 +244,12 @@ def _read(channels: Sequence[Any], timeout: float = READ_TIMEOUT) -> list[Sample
         ca.attach_context(channels[0].context)
     asked = []
     for channel in channels:
-        kind = ca.promote_type(channel.chid, use_time=True)
-        ca.get_with_metadata(channel.chid, ftype=kind, wait=False)
+        try:
+            kind = ca.promote_type(channel.chid, use_time=True)
+            ca.get_with_metadata(channel.chid, ftype=kind, wait=False)
+        except _channel_access_errors():  # the connection broke since it was looked at
+            lost.append(channel.pvname)
+            continue
         asked.append((channel, kind))
     samples = []
     deadline = time.monotonic() + timeout
@@ -253,7 +257,7 @@ def _read(channels: Sequence[Any], timeout: float = READ_TIMEOUT) -> list[Sample
         left = max(deadline - time.monotonic(), 0.001)
         try:
             answer = ca.get_complete_with_metadata(channel.chid, ftype=kind, timeout=left)
-        except (ca.ChannelAccessException, ca.ChannelAccessGetFailure):
+        except _channel_access_errors():
             answer = None
         if answer is None:
             lost.append(channel.pvname)
@@ -271,6 +275,13 @@ def _read(channels: Sequence[Any], timeout: float = READ_TIMEOUT) -> list[Sample
     return samples
 
 
+def _channel_access_errors() -> tuple[type[Exception], ...]:
+    """All that pyepics raises when a connection is dead or dies; they have no common base."""
+    from epics import ca
+
+    return (ca.ChannelAccessException, ca.ChannelAccessGetFailure, ca.CASeverityException)
+
+
 @contextmanager
 def answers(what: str) -> Iterator[None]:
     """Turn the many errors of ophyd and pyepics about dead connections into one.
@@ -280,11 +291,10 @@ def answers(what: str) -> Iterator[None]:
     ConnectionLostError
         ``<what> (<their words>): is the IOC running?``
     """
-    from epics.ca import ChannelAccessException, ChannelAccessGetFailure
-
+    errors: tuple[type[Exception], ...] = (TimeoutError, *_channel_access_errors())
     try:
         yield
-    except (TimeoutError, ChannelAccessException, ChannelAccessGetFailure) as error:
+    except errors as error:
         words = " ".join(str(error).split()).rstrip(".")
         raise ConnectionLostError(f"{what} ({words}): is the IOC running?") from error
 

@@ -31,6 +31,11 @@ def pv(name):
 def tell(**found):
     print(json.dumps(found), flush=True)
 """
+# Without the interpreter's own end, during which the Channel Access library's threads may crash.
+_END = """
+sys.stderr.flush()
+os._exit(0)
+"""
 
 
 class Stack:
@@ -64,7 +69,7 @@ class Stack:
     def start_client(self, code: str) -> "subprocess.Popen[str]":
         """Start Python code that speaks EPICS; `tell(key=value)` in it makes a line of JSON."""
         return subprocess.Popen(
-            [sys.executable, "-c", _PREAMBLE + textwrap.dedent(code)],
+            [sys.executable, "-c", _PREAMBLE + textwrap.dedent(code) + _END],
             env={**os.environ, **self.environment},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -76,7 +81,7 @@ class Stack:
                 out, err = process.communicate(timeout=timeout)
             finally:
                 process.kill()
-        assert process.returncode == 0, err
+        assert process.returncode == 0, f"status {process.returncode}: {err}"
         found: dict[str, Any] = {"stderr": err}
         for line in out.splitlines():
             if line.startswith("{"):
