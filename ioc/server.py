@@ -69,6 +69,17 @@ class _Circuit(_VirtualCircuit):
         self._monitors: deque[Any] = deque()
         self._monitors_waiting = asyncio.Event()
 
+    async def recv(self) -> None:
+        """Take bytes from the client; one that does not speak Channel Access is sent away."""
+        try:
+            await super().recv()
+        except ca.RemoteProtocolError as error:
+            host, port = self.circuit.address
+            reason = str(error).splitlines()[0].rstrip(".")
+            _log.warning("client %s:%s is disconnected: %s.", host, port, reason)
+            await self._on_disconnect()
+            raise DisconnectedCircuit from None
+
     def queue_monitor(self, command: Any) -> None:
         """Queue a monitor update for sending."""
         self._monitors.append(command)

@@ -255,7 +255,8 @@ def test_caproto_client(stack: Stack):
 
 def test_hostile_bytes_and_dead_clients_leave_others_alone(stack: Stack):
     address = ("127.0.0.1", stack.port)
-    for garbage in (b"\0" * 64, b"\xff" * 5000, b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096)):
+    for garbage in (b"\0" * 64, b"\xff" * 5000, b"GET / HTTP/1.1\r\n\r\n", b"\x17\x76" * 64,
+                    *(os.urandom(4096) for _ in range(20))):  # fmt: skip
         with socket.create_connection(address) as tcp:
             tcp.sendall(garbage)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
