@@ -13,7 +13,7 @@ from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import ConnectionLostError
 from beamline.core.pvs import AREA_DETECTOR, spec
-from ioc.channel import Completion, PutRefusedError
+from ioc.channel import Completion, PutRefusedError, settle
 from ioc.fields import Double, Enum, Long, String
 from ioc.file_plugin import FilePlugin
 from ioc.link import Answer, DeviceLink
@@ -236,14 +236,7 @@ class AreaDetector:
         self._accepted = self._ended = False
         self.cam.set("Acquire", 0)
         waiting, self._waiting = self._waiting, []
-        for completion in waiting:
-            if completion.done():
-                continue
-            if failure is None:
-                completion.set_result(None)
-            else:
-                completion.set_exception(failure)
-                completion.exception()
+        settle(waiting, failure)
 
     def check(self) -> None:
         """Give up on a frame that the writer doesn't report."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +46,7 @@ __all__ = [
     "PutHandler",
     "PutRefusedError",
     "Stamp",
+    "settle",
 ]
 
 VALUE_CHANGED = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG
@@ -55,6 +56,19 @@ PROPERTY_CHANGED = SubscriptionType.DBE_PROPERTY
 #: What a put handler returns: None when the put is finished, or a future that ends when it is.
 Completion = asyncio.Future[None] | None
 PutHandler = Callable[[Any], Completion]
+
+
+def settle(waiting: Iterable[asyncio.Future[None]], failure: BaseException | None) -> None:
+    """Answer the clients that wait for the end of an action; None: it succeeded."""
+    for completion in waiting:
+        if completion.done():
+            continue
+        if failure is None:
+            completion.set_result(None)
+        else:
+            completion.set_exception(failure)
+            # Marks it as seen: a client that went away asks for nothing any more.
+            completion.exception()
 
 
 class PutRefusedError(BeamlineError, ValueError):

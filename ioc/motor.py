@@ -22,7 +22,7 @@ from caproto import AlarmSeverity, AlarmStatus
 from beamline.core.errors import BeamlineError, ConnectionLostError
 from beamline.core.pvs import PVSpec
 from ioc.axis_record import AxisRecord
-from ioc.channel import Completion, PutRefusedError
+from ioc.channel import Completion, PutRefusedError, settle
 from ioc.link import Answer, DeviceLink
 from ioc.motion import MotionTracker
 from ioc.motor_fields import PAUSED_STATES, Coordinates
@@ -164,14 +164,7 @@ class Motor(AxisRecord):
             self._post(SPMG=1, LSPG=1)
         self._post(DMOV=1)
         waiting, self._waiting = self._waiting, []
-        for completion in waiting:
-            if completion.done():
-                continue
-            if failure is None:
-                completion.set_result(None)
-            else:
-                completion.set_exception(failure)
-                completion.exception()
+        settle(waiting, failure)
 
     def _halt(self) -> None:
         """Stop and forget the target."""

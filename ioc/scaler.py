@@ -9,7 +9,7 @@ from typing import Any
 
 from beamline.core.errors import BeamlineError, ConnectionLostError
 from beamline.core.pvs import SCALER, SCALER_CHANNELS, spec
-from ioc.channel import Completion, PutRefusedError
+from ioc.channel import Completion, PutRefusedError, settle
 from ioc.fields import Double, Enum, Long, Short, String
 from ioc.link import Answer, DeviceLink
 from ioc.record import Record
@@ -212,14 +212,7 @@ class Scaler(Record):
         self._accepted = False
         self.fields["CNT"].post(0)
         waiting, self._waiting = self._waiting, []
-        for completion in waiting:
-            if completion.done():
-                continue
-            if failure is None:
-                completion.set_result(None)
-            else:
-                completion.set_exception(failure)
-                completion.exception()
+        settle(waiting, failure)
 
     def lose_link(self) -> None:
         """Raise the alarm and end any count: its result is lost."""
