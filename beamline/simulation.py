@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from beamline.core.config import Settings
@@ -82,6 +82,7 @@ def start_ioc(settings: Settings, server: str, directory: Path) -> Child:
             *("--server", server),
             *("--prefix", settings.prefix),
             *("--port", str(port)),
+            *("--log-level", settings.log_level),
         ],
         log=directory / "ioc.log",
         timeout=30.0,
@@ -139,13 +140,3 @@ def apply_client_environment(environment: Mapping[str, str]) -> None:
             "simulated beamline before anything connects to a PV (restart the kernel)."
         )
     os.environ.update(environment)
-
-
-@contextmanager
-def simulation(settings: Settings, directory: Path) -> Iterator[Simulation]:
-    """Run a `Simulation` for the length of a ``with`` block."""
-    running = Simulation(settings, directory)
-    try:
-        yield running
-    finally:
-        running.stop()

@@ -35,5 +35,6 @@ def command(
         *("--server", server or f"{settings.device_host}:{settings.device_port}"),
         *("--prefix", settings.prefix),
         *("--port", str(settings.ioc_port)),
+        *("--log-level", settings.log_level),
     ]
     raise SystemExit(main([*arguments, "--list-pvs"] if list_pvs else arguments))

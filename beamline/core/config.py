@@ -51,7 +51,9 @@ class Settings(BaseModel):
         1.0, gt=0, le=1000.0, description="simulated seconds per second of the device server"
     )
     connection_timeout: float = Field(10.0, gt=0, description="seconds to wait for any PV")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "WARNING", description="what the IOC's log takes"
+    )
 
 
 def load_settings(
