@@ -88,7 +88,10 @@ def test_protocol_document_names_everything() -> None:
     config = (source / "config.c").read_text(encoding="utf-8")
     keys = re.findall(r'^    (?:NUMBER\(|STILLS(?:_INT)?\(")(\w+)', config, re.MULTILINE)
     assert len(keys) > 40
-    protocol = (source / "protocol.c").read_text(encoding="utf-8")
+    protocol = "".join(
+        file.read_text(encoding="utf-8")
+        for file in (source / "protocol.c", *sorted(source.glob("commands_*.c")))
+    )
     commands = re.findall(r'\{"([A-Z]+)", do_', protocol)
     errors = re.findall(r'"(ERR:[A-Z_]+)"', protocol)
     names = re.findall(r'\{"([A-Z0-9:]+)", [A-Z_]+, \w+\}', (source / "pv.c").read_text())
