@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class FrameHeader:
     time
         Start of the exposure, s since 1970.
     shape
-        Rows (ss) and columns (fs).
+        Sizes, slowest first: rows (ss) and columns (fs).
     nbytes
         Size of the pixels that follow, little-endian uint16.
     energy
@@ -45,14 +46,16 @@ class FrameHeader:
     number: int
     index: int
     time: float
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     nbytes: int
     energy: float
     exposure: float
 
 
 def parse_frame_header(line: str) -> FrameHeader:
-    """Read ``FRAME:<number>:<index>,<time>,uint16,<ny>,<nx>,<nbytes>,<energy>,<exposure>``.
+    """Read ``FRAME:<number>:<index>,<time>,<dtype>,<shape>,<nbytes>,<energy>,<exposure>``.
+
+    The shape is the sizes joined by ``x``, slowest first.
 
     Raises
     ------
@@ -61,12 +64,12 @@ def parse_frame_header(line: str) -> FrameHeader:
     """
     try:
         word, number, rest = line.split(":", 2)
-        index, time, dtype, ny, nx, nbytes, energy, exposure = rest.split(",")
+        index, time, dtype, sizes, nbytes, energy, exposure = rest.split(",")
         header = FrameHeader(
             int(number),
             int(index),
             float(time),
-            (int(ny), int(nx)),
+            tuple(map(int, sizes.split("x"))),
             int(nbytes),
             float(energy),
             float(exposure),
@@ -77,8 +80,9 @@ def parse_frame_header(line: str) -> FrameHeader:
         word != "FRAME"
         or dtype != "uint16"
         or header is None
+        or len(header.shape) != 2
         or min(header.shape) < 1
-        or header.nbytes != 2 * header.shape[0] * header.shape[1]
+        or header.nbytes != 2 * math.prod(header.shape)
         or header.nbytes > _FRAME_LIMIT
     ):
         raise DeviceServerError(
@@ -111,7 +115,7 @@ class FrameFile:
     """
 
     def __init__(
-        self, path: Path, shape: tuple[int, int], *, compression: Compression = "none"
+        self, path: Path, shape: tuple[int, ...], *, compression: Compression = "none"
     ) -> None:
         import h5py
 

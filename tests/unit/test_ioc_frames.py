@@ -19,7 +19,7 @@ def pixels(seed: int, shape: tuple[int, int] = (4, 6)) -> np.ndarray:
 
 
 def test_a_header_is_understood():
-    line = "FRAME:12:3,1700000000.5,uint16,512,1024,1048576,9000.25,0.1"
+    line = "FRAME:12:3,1700000000.5,uint16,512x1024,1048576,9000.25,0.1"
     assert parse_frame_header(line) == FrameHeader(
         12, 3, 1700000000.5, (512, 1024), 1048576, 9000.25, 0.1
     )
@@ -30,11 +30,14 @@ def test_a_header_is_understood():
     [
         "",
         "FRAME:1:2",
-        "FRAME:1:2,3,uint16,4,6,47,9000,0.1",
-        "FRAME:1:2,3,float32,4,6,48,9000,0.1",
-        "FRAME:1:2,3,uint16,-4,-6,48,9000,0.1",
-        "FRAME:x:2,3,uint16,4,6,48,9000,0.1",
-        "FRAME:1:2,3,uint16,100000,100000,20000000000,9000,0.1",
+        "FRAME:1:2,3,uint16,4x6,47,9000,0.1",
+        "FRAME:1:2,3,uint16,4,6,48,9000,0.1",
+        "FRAME:1:2,3,uint16,24,48,9000,0.1",
+        "FRAME:1:2,3,uint16,4x,48,9000,0.1",
+        "FRAME:1:2,3,float32,4x6,48,9000,0.1",
+        "FRAME:1:2,3,uint16,-4x-6,48,9000,0.1",
+        "FRAME:x:2,3,uint16,4x6,48,9000,0.1",
+        "FRAME:1:2,3,uint16,100000x100000,20000000000,9000,0.1",
         "OK:FRAMES",
     ],
 )

@@ -161,7 +161,7 @@ static bool deliver(struct detector *detector, const struct sim *sim)
     const struct frame *f = &detector->ready;
     char header[HEADER_MAX];
     int length = snprintf(header, sizeof header,
-                          "FRAME:%llu:%llu,%.6f,uint16,%d,%d,%zu,%.17g,%.17g\n",
+                          "FRAME:%llu:%llu,%.6f,uint16,%dx%d,%zu,%.17g,%.17g\n",
                           (unsigned long long)f->number, (unsigned long long)f->index,
                           f->unix_time, sim->config.stills.ny, sim->config.stills.nx,
                           detector->image_bytes, f->energy, f->exposure);

@@ -294,7 +294,7 @@ static void test_frames(void)
         double time, energy, exposure;
         int ny, nx, size;
         const char *header = out.data + out.start;
-        CHECK(sscanf(header, "FRAME:%llu:%llu,%lf,uint16,%d,%d,%d,%lf,%lf", &number, &index, &time,
+        CHECK(sscanf(header, "FRAME:%llu:%llu,%lf,uint16,%dx%d,%d,%lf,%lf", &number, &index, &time,
                      &ny, &nx, &size, &energy, &exposure) == 8, "%.80s", header);
         CHECK(number == (unsigned)i && index == (unsigned)i && nx == 64 && ny == 64
                   && size == (int)bytes && energy == 9000 && exposure == 0.05, "%.80s", header);
@@ -306,7 +306,7 @@ static void test_frames(void)
 
     room = 0; /* the consumer is behind: the detector waits and loses nothing */
     EXPECT("ACQUIRE:2", "OK:ACQUIRING");
-    for (int i = 0; i < 50; i++) {
+    for (int i = 0; i < 20000 && (i < 50 || sim.detector.waited == 0); i++) {
         sim_advance(&sim, sim.now + 1);
         usleep(200);
         detector_progress(&sim.detector, &sim);

@@ -129,7 +129,7 @@ class FrameClient(Client):
     def frame(self) -> tuple[dict[str, float], np.ndarray]:
         header = self.line()
         match = re.fullmatch(
-            r"FRAME:(?P<number>\d+):(?P<index>\d+),(?P<time>[\d.]+),uint16,(?P<ny>\d+),(?P<nx>\d+),"
+            r"FRAME:(?P<number>\d+):(?P<index>\d+),(?P<time>[\d.]+),uint16,(?P<ny>\d+)x(?P<nx>\d+),"
             r"(?P<nbytes>\d+),(?P<energy>[\d.e+]+),(?P<exposure>[\d.e+-]+)",
             header,
         )

@@ -137,4 +137,5 @@ def test_frames_do_not_delay_commands(client: Client, port: int) -> None:
     finally:
         stop.set()
         consuming.join()
+    wait(lambda: client.get("AD1:ACQUIRING") == 0)
     client.do("PUT:BL02:AD1:EXPOSURE:0.1")
