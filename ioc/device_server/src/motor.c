@@ -30,12 +30,12 @@ double bragg_energy(double angle)
     return HC_EV_ANGSTROM / (2.0 * SI111_ANGSTROM * sin(angle * DEGREE));
 }
 
-static double to_axis(const struct motor *motor, double position)
+double motor_to_axis(const struct motor *motor, double position)
 {
     return motor->spec->bragg ? bragg_angle(position) : position;
 }
 
-static double to_user(const struct motor *motor, double axis)
+double motor_to_user(const struct motor *motor, double axis)
 {
     return motor->spec->bragg ? bragg_energy(axis) : axis;
 }
@@ -51,7 +51,7 @@ void motor_init(struct motor *motor, enum motor_axis axis, double settle)
         .setpoint = spec->initial,
         .forward = true,
     };
-    profile_hold(&motor->profile, 0.0, to_axis(motor, spec->initial));
+    profile_hold(&motor->profile, 0.0, motor_to_axis(motor, spec->initial));
 }
 
 /* Axis speed at which a move from `from` to `to` cruises: VELO, as a mean over the way. */
@@ -65,9 +65,14 @@ static double axis_speed(const struct motor *motor, double from, double to)
     return motor->speed * fabs((bragg_angle(to) - bragg_angle(from)) / (to - from));
 }
 
+double motor_ramp_time(const struct motor *motor)
+{
+    return fmax(motor->acceleration_time, 1e-3);
+}
+
 static double axis_acceleration(const struct motor *motor, double speed)
 {
-    return speed / fmax(motor->acceleration_time, 1e-3);
+    return speed / motor_ramp_time(motor);
 }
 
 enum motor_reply motor_move(struct motor *motor, double t, double target)
@@ -82,10 +87,10 @@ enum motor_reply motor_move(struct motor *motor, double t, double target)
     double first = approach ? target - motor->backlash : target;
     double speed = axis_speed(motor, from, first);
     motor->acceleration = axis_acceleration(motor, speed);
-    profile_go(&motor->profile, t, to_axis(motor, first), speed, motor->acceleration);
+    profile_go(&motor->profile, t, motor_to_axis(motor, first), speed, motor->acceleration);
     if (approach) {
         speed = axis_speed(motor, first, target);
-        profile_then(&motor->profile, to_axis(motor, target), speed,
+        profile_then(&motor->profile, motor_to_axis(motor, target), speed,
                      axis_acceleration(motor, speed));
     }
     motor->setpoint = target;
@@ -101,8 +106,19 @@ void motor_stop(struct motor *motor, double t)
         return;
     if (t < motor->profile.end) {
         profile_brake(&motor->profile, t, motor->acceleration);
-        motor->setpoint = to_user(motor, motor->profile.final);
+        motor->setpoint = motor_to_user(motor, motor->profile.final);
     }
+    motor->finish = motor->profile.end + motor->settle;
+}
+
+void motor_sweep(struct motor *motor, double t, double axis, double speed)
+{
+    double from = motor_axis_position(motor, t);
+    motor->acceleration = axis_acceleration(motor, speed);
+    profile_go(&motor->profile, t, axis, speed, motor->acceleration);
+    motor->setpoint = motor_to_user(motor, axis);
+    motor->forward = (axis >= from) != motor->spec->bragg;
+    motor->moving = true;
     motor->finish = motor->profile.end + motor->settle;
 }
 
@@ -121,7 +137,7 @@ double motor_position(const struct motor *motor, double t)
     /* At rest it is where it was sent, without the rounding of the way through the angle. */
     if (t >= motor->profile.end)
         return motor->setpoint;
-    return to_user(motor, profile_position(&motor->profile, t));
+    return motor_to_user(motor, profile_position(&motor->profile, t));
 }
 
 double motor_axis_position(const struct motor *motor, double t)

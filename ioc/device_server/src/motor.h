@@ -49,6 +49,9 @@ enum motor_reply motor_move(struct motor *motor, double t, double target);
 /* Brake; the setpoint becomes the place where the axis comes to rest. */
 void motor_stop(struct motor *motor, double t);
 
+/* Go to `axis` at `speed`, both in axis units and within the limits: the caller has looked. */
+void motor_sweep(struct motor *motor, double t, double axis, double speed);
+
 /* When the motor's state changes next (infinity: never); call motor_arrive then. */
 double motor_next_event(const struct motor *motor);
 void motor_arrive(struct motor *motor);
@@ -56,6 +59,11 @@ void motor_arrive(struct motor *motor);
 double motor_position(const struct motor *motor, double t);
 /* Angle of the Bragg axis in degrees; the position itself for other motors. */
 double motor_axis_position(const struct motor *motor, double t);
+/* Between user units and axis units. */
+double motor_to_axis(const struct motor *motor, double position);
+double motor_to_user(const struct motor *motor, double axis);
+/* s from rest to full speed. */
+double motor_ramp_time(const struct motor *motor);
 /* Limit switches, and the status word of the EPICS motor record (MSTA). */
 bool motor_at_high_limit(const struct motor *motor, double t);
 bool motor_at_low_limit(const struct motor *motor, double t);

@@ -13,7 +13,8 @@ enum kind {
     RING_CURRENT, COUNTS, EXPOSURE, ELAPSED, COUNTING, VACUUM, TEMPERATURE,
     SHUTTER_STATUS, SHUTTER_COMMAND, ATTENUATION, SAMPLE_SELECT,
     AD_EXPOSURE, AD_PERIOD, AD_IMAGES, AD_ACQUIRING, AD_COUNTER, AD_TOTAL, AD_WAITED, AD_LOST,
-    AD_NX, AD_NY
+    AD_NX, AD_NY,
+    FLY_STATE, FLY_FAULT_CODE, FLY_NUMBER, FLY_TOTAL, FLY_POINTS, FLY_DWELL, FLY_OPENED
 };
 
 static const struct {
@@ -42,6 +43,9 @@ static const struct {
     {"AD1:ACQUIRING", AD_ACQUIRING, 0}, {"AD1:COUNTER", AD_COUNTER, 0}, {"AD1:TOTAL", AD_TOTAL, 0},
     {"AD1:WAITED", AD_WAITED, 0}, {"AD1:LOST", AD_LOST, 0}, {"AD1:NX", AD_NX, 0},
     {"AD1:NY", AD_NY, 0},
+    {"FLY:STATE", FLY_STATE, 0}, {"FLY:FAULT", FLY_FAULT_CODE, 0}, {"FLY:NUMBER", FLY_NUMBER, 0},
+    {"FLY:TOTAL", FLY_TOTAL, 0}, {"FLY:POINTS", FLY_POINTS, 0}, {"FLY:DWELL", FLY_DWELL, 0},
+    {"FLY:OPENED", FLY_OPENED, 0},
 };
 
 static uint32_t hash(const char *name)
@@ -146,6 +150,20 @@ static double detector_value(const struct sim *sim, const struct pv *pv)
     }
 }
 
+static double fly_value(const struct fly *fly, const struct pv *pv)
+{
+    switch ((enum kind)pv->kind) {
+    case FLY_STATE: return fly->state;
+    case FLY_FAULT_CODE: return fly->fault;
+    case FLY_NUMBER: return (double)fly->number;
+    case FLY_TOTAL: return fly->points;
+    case FLY_POINTS: return fly->taken;
+    case FLY_DWELL: return fly->dwell;
+    case FLY_OPENED: return fly->unix_start;
+    default: return NAN;
+    }
+}
+
 double pv_value(const struct sim *sim, const struct pv *pv)
 {
     const struct counters *counters = &sim->counters;
@@ -161,8 +179,11 @@ double pv_value(const struct sim *sim, const struct pv *pv)
     case SHUTTER_COMMAND: return sim->shutter.command;
     case ATTENUATION: return sim->attenuation;
     case SAMPLE_SELECT: return sim->selected;
-    default: return pv->kind >= AD_EXPOSURE ? detector_value(sim, pv) : motor_value(sim, pv);
+    default: break;
     }
+    if (pv->kind >= FLY_STATE)
+        return fly_value(&sim->fly, pv);
+    return pv->kind >= AD_EXPOSURE ? detector_value(sim, pv) : motor_value(sim, pv);
 }
 
 void pv_read(struct sim *sim, const struct pv *const *pvs, int count, struct buffer *out)
@@ -199,6 +220,8 @@ static enum pv_reply put_motor(struct sim *sim, const struct pv *pv, double valu
     const struct motor_spec *spec = motor->spec;
     double travel = spec->high - spec->low;
     bool good;
+    if (fly_active(&sim->fly) && sim->fly.axis == (enum motor_axis)pv->index)
+        return PV_BUSY;
     switch ((enum kind)pv->kind) {
     case MOTOR_VAL: {
         enum motor_reply reply = sim_move(sim, (enum motor_axis)pv->index, value);

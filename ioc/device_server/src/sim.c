@@ -43,6 +43,7 @@ bool sim_init(struct sim *sim, const struct config *config, const char *prefix, 
 void sim_free(struct sim *sim)
 {
     detector_free(&sim->detector);
+    fly_free(&sim->fly);
     for (int i = 0; i < SAMPLES_MAX; i++)
         sample_free(&sim->samples[i]);
 }
@@ -67,10 +68,12 @@ static void before_change(struct sim *sim)
 {
     gate_advance(&sim->counters.gate, sim, sim->now);
     gate_advance(&sim->detector.gate, sim, sim->now);
+    fly_advance(&sim->fly, sim, sim->now);
     sim->news |= NEWS_CHANGED;
 }
 
-double sim_next_event(const struct sim *sim)
+/* The points of a fly scan change nothing that others depend on. */
+static double next_change(const struct sim *sim)
 {
     double next = shutter_next_event(&sim->shutter);
     for (int i = 0; i < MOTOR_COUNT; i++)
@@ -79,10 +82,19 @@ double sim_next_event(const struct sim *sim)
     return fmin(next, detector_next_event(&sim->detector));
 }
 
+double sim_next_event(const struct sim *sim)
+{
+    return fmin(next_change(sim), fly_next_event(&sim->fly));
+}
+
 /* Handle what is due at sim->now. */
 static void happen(struct sim *sim)
 {
     double now = sim->now;
+    if (next_change(sim) > now) {
+        fly_event(&sim->fly, sim);
+        return;
+    }
     before_change(sim);
     for (int i = 0; i < MOTOR_COUNT; i++)
         if (motor_next_event(&sim->motors[i]) <= now)
@@ -95,6 +107,7 @@ static void happen(struct sim *sim)
     }
     if (detector_next_event(&sim->detector) <= now)
         detector_event(&sim->detector, sim);
+    fly_event(&sim->fly, sim);
 }
 
 void sim_tell(struct sim *sim)
@@ -124,7 +137,10 @@ enum motor_reply sim_move(struct sim *sim, enum motor_axis axis, double target)
 void sim_stop_motor(struct sim *sim, enum motor_axis axis)
 {
     before_change(sim);
-    motor_stop(&sim->motors[axis], sim->now);
+    if (fly_active(&sim->fly) && sim->fly.axis == axis)
+        fly_stop(&sim->fly, sim);
+    else
+        motor_stop(&sim->motors[axis], sim->now);
 }
 
 void sim_shutter(struct sim *sim, bool open)
@@ -147,7 +163,7 @@ void sim_select(struct sim *sim, int sample)
 
 bool sim_count(struct sim *sim, double seconds)
 {
-    if (sim->counters.gate.open)
+    if (sim->counters.gate.open || fly_active(&sim->fly))
         return false;
     before_change(sim);
     counters_start(&sim->counters, sim, seconds);
@@ -161,6 +177,19 @@ void sim_count_stop(struct sim *sim)
     before_change(sim);
     counters_latch(&sim->counters, sim);
     sim->news |= NEWS_COUNTED;
+}
+
+enum fly_reply sim_fly(struct sim *sim, const struct fly_request *request,
+                       char reason[FLY_REASON_MAX])
+{
+    before_change(sim);
+    return fly_start(&sim->fly, sim, request, reason);
+}
+
+void sim_fly_stop(struct sim *sim)
+{
+    before_change(sim);
+    fly_stop(&sim->fly, sim);
 }
 
 enum detector_reply sim_acquire(struct sim *sim, double images)

@@ -11,6 +11,7 @@
 #include "config.h"
 #include "counters.h"
 #include "detector.h"
+#include "fly.h"
 #include "motor.h"
 #include "pv.h"
 #include "sample.h"
@@ -30,6 +31,7 @@ struct sim {
     int sample_count, selected;
     struct counters counters;
     struct detector detector;
+    struct fly fly;
     struct pv_table pvs;
     unsigned news; /* enum sim_news, collected since they were last told */
     void (*tell)(void *owner, unsigned news); /* called after every event that made news */
@@ -57,8 +59,11 @@ void sim_stop_motor(struct sim *sim, enum motor_axis axis);
 void sim_shutter(struct sim *sim, bool open);
 void sim_attenuate(struct sim *sim, double factor);
 void sim_select(struct sim *sim, int sample);
-bool sim_count(struct sim *sim, double seconds); /* false while counting */
+bool sim_count(struct sim *sim, double seconds); /* false while counting or flying */
 void sim_count_stop(struct sim *sim);
+enum fly_reply sim_fly(struct sim *sim, const struct fly_request *request,
+                       char reason[FLY_REASON_MAX]);
+void sim_fly_stop(struct sim *sim);
 enum detector_reply sim_acquire(struct sim *sim, double images);
 void sim_acquire_stop(struct sim *sim);
 void sim_abort(struct sim *sim);
