@@ -14,6 +14,7 @@ from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO
 
 from beamline.core.errors import ConfigurationError, DetectorError
+from devices._channel_access import Sample
 from devices._operation import Operation
 from devices._signals import (
     INVALID,
@@ -161,6 +162,7 @@ class AreaDetector(Device):
             f"frame {self._captured} of {self.acquire.pvname}",
             timeout_after=duration + _GRACE,
             busy=self._acquiring,
+            channels=[signal.channel for signal in self._outcome()],
             verify=self._verify,
             error=DetectorError,
             on_timeout=self._put_stop,
@@ -328,10 +330,11 @@ class AreaDetector(Device):
         (acquire,) = read_many([self.acquire], timeout)
         return bool(acquire.value)
 
-    def _verify(self, operation: Operation) -> None:
-        taken, captured, dropped, status = read_many(
-            [self.array_counter, self.num_captured, self.dropped, self.write_status]
-        )
+    def _outcome(self) -> list[Any]:
+        return [self.array_counter, self.num_captured, self.dropped, self.write_status]
+
+    def _verify(self, operation: Operation, samples: list[Sample]) -> None:
+        taken, captured, dropped, status = samples
         before, self._captured = self._captured, int(captured.value)
         if status.value or status.severity >= INVALID:
             raise DetectorError(

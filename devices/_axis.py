@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import EpicsMotor, EpicsSignal, Kind
+from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO, Kind
 from ophyd.device import required_for_connection
 from ophyd.utils import LimitError
 
 from beamline.core.errors import ConnectionLostError, MotionError, MotorLimitError
+from devices._channel_access import Sample
 from devices._operation import Operation
-from devices._signals import FreshSignal, FreshSignalRO, answers, get, read_fresh, read_many
+from devices._signals import FreshSignal, FreshSignalRO, answers, latest, read_fresh, read_many
 
 __all__ = ["Axis", "AxisLimitError"]
 
@@ -49,7 +50,10 @@ class Axis(EpicsMotor):
     """
 
     user_readback = Cpt(FreshSignalRO, ".RBV", kind="hinted", auto_monitor=True)
-    user_setpoint = Cpt(FreshSignal, ".VAL", limits=True, auto_monitor=True)
+    user_setpoint = Cpt(FreshSignal, ".VAL", limits=True)
+    # Asked when needed: each of its changes would cost as much as a get.
+    motor_is_moving = Cpt(EpicsSignalRO, ".MOVN", kind="omitted")
+    motor_done_move = Cpt(FreshSignalRO, ".DMOV", kind="omitted", auto_monitor=True)
     limit_violation = Cpt(FreshSignalRO, ".LVIO", kind="omitted", auto_monitor=True)
     missed = Cpt(FreshSignalRO, ".MISS", kind="omitted", auto_monitor=True)
     resolution = Cpt(EpicsSignal, ".MRES", kind="omitted", auto_monitor=True)
@@ -60,6 +64,7 @@ class Axis(EpicsMotor):
     ) -> None:
         self._tolerance = tolerance
         self._operation: Operation | None = None
+        self._moving = self._started_moving = False
         super().__init__(prefix, name=name, **kwargs)
 
     @property
@@ -68,9 +73,14 @@ class Axis(EpicsMotor):
         return f"{self.name} ({self.prefix})"
 
     @property
+    def egu(self) -> str:
+        """Unit of the positions (EGU)."""
+        return str(latest(self.motor_egu))
+
+    @property
     def limits(self) -> tuple[float, float]:
         """Soft limits (low, high) of the record, in motor units."""
-        return float(self.low_limit_travel.get()), float(self.high_limit_travel.get())
+        return float(latest(self.low_limit_travel)), float(latest(self.high_limit_travel))
 
     @property
     def tolerance(self) -> float:
@@ -79,13 +89,29 @@ class Axis(EpicsMotor):
             return self._tolerance
         precision = self.precision
         display = 10.0**-precision if precision is not None else 0.0
-        resolution = abs(float(self.resolution.get()))
-        return max(float(self.retry_deadband.get()), 2.0 * resolution, display)
+        resolution = abs(float(latest(self.resolution)))
+        return max(float(latest(self.retry_deadband)), 2.0 * resolution, display)
 
     @required_for_connection
     @user_readback.sub_value
     def _pos_changed(self, value: float, **_: Any) -> None:
         self._set_position(value)
+
+    @required_for_connection
+    @motor_done_move.sub_value
+    def _move_changed(
+        self, timestamp: float | None = None, value: int | None = None, **kwargs: Any
+    ) -> None:
+        if self._callbacks[self._SUB_REQ_DONE]:
+            # A home search, whose end EpicsMotor judges, at the price of a get.
+            super()._move_changed(timestamp=timestamp, value=value, **kwargs)
+            return
+        was_moving, self._moving = self._moving, value != 1
+        if self._moving and not self._started_moving:
+            self._started_moving = True
+            self._run_subs(sub_type=self.SUB_START, timestamp=timestamp, value=value)
+        elif was_moving and not self._moving:
+            self._run_subs(sub_type=self.SUB_DONE, timestamp=timestamp, value=value)
 
     def check_value(self, pos: float) -> None:
         """Check that a position is a number within the record's limits.
@@ -196,7 +222,8 @@ class Axis(EpicsMotor):
             f"the move of {self.label} to {position:g} {self.egu}",
             timeout_after=timeout or self.timeout or self._expected_duration(position) + _GRACE,
             busy=self._busy,
-            verify=lambda operation: self._verify(operation, position),
+            channels=[s.channel for s in (self.user_readback, self.limit_violation, self.missed)],
+            verify=lambda operation, samples: self._verify(operation, samples, position),
             error=MotionError,
             on_timeout=self._put_stop,
             progress=self._progress_to(position),
@@ -207,18 +234,17 @@ class Axis(EpicsMotor):
         self.motor_stop.put(1, wait=False)
 
     def _expected_duration(self, position: float) -> float:
-        velocity = abs(float(self.velocity.get()))
+        velocity = abs(float(latest(self.velocity)))
         if velocity == 0.0:
             return 60.0
-        return abs(position - self.position) / velocity + 2.0 * abs(float(self.acceleration.get()))
+        return abs(position - self.position) / velocity + 2.0 * abs(latest(self.acceleration))
 
     def _busy(self, timeout: float) -> bool:
-        return not get(self.motor_done_move, timeout)
+        (done,) = read_many([self.motor_done_move], timeout)
+        return not done.value
 
-    def _verify(self, operation: Operation, target: float) -> None:
-        readback, violation, missed = read_many(
-            [self.user_readback, self.limit_violation, self.missed]
-        )
+    def _verify(self, operation: Operation, samples: list[Sample], target: float) -> None:
+        readback, violation, missed = samples
         position = float(readback.value)
         self._set_position(position, timestamp=readback.timestamp)
         arrived = abs(position - target) <= self.tolerance

@@ -9,13 +9,13 @@ from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
 from beamline.core.errors import DetectorError
+from devices._channel_access import Sample
 from devices._component import Named
 from devices._operation import Operation
 from devices._signals import (
     INVALID,
     FreshSignal,
     FreshSignalRO,
-    Sample,
     VerifiedSignal,
     answers,
     read_many,
@@ -101,6 +101,7 @@ class IonChambers(Device):
             f"the count of {preset:g} s on {self.count.pvname}",
             timeout_after=preset + _GRACE,
             busy=self._counting,
+            channels=[signal.channel for signal in (self.count, *self._recorded())],
             verify=self._verify,
             error=DetectorError,
             on_timeout=self._put_stop,
@@ -148,9 +149,9 @@ class IonChambers(Device):
         (count,) = read_many([self.count], timeout)
         return bool(count.value)
 
-    def _verify(self, operation: Operation) -> None:
+    def _verify(self, operation: Operation, read: list[Sample]) -> None:
         signals = self._recorded()
-        count, *samples = read_many([self.count, *signals])
+        count, *samples = read
         for signal, sample in zip(signals, samples, strict=True):
             if sample.severity >= INVALID:
                 raise DetectorError(
@@ -160,7 +161,7 @@ class IonChambers(Device):
             raise DetectorError(f"{operation.what} was stopped before its end.")
         latched_at = max(sample.timestamp for sample in samples)
         if not operation.stopped and (count.value or latched_at == self._latched_at):
-            # pyepics reports a refused put like a completed one; the counts are old then.
+            # A put that does nothing is completed as well; the counts are old then.
             raise DetectorError(
                 f"{operation.what} did not take place: {signals[0].pvname} has the time stamp of "
                 "the count before, or the scaler is counting for somebody else."

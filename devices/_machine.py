@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal, Kind
+from ophyd import Device, Kind
 from ophyd.status import StatusBase
 
 from beamline.core.errors import DeviceServerError
+from devices._channel_access import Sample
 from devices._component import Named
 from devices._operation import Operation, StillBusy
-from devices._signals import INVALID, FreshSignalRO, VerifiedSignal, read_fresh, read_many
+from devices._signals import (
+    INVALID,
+    CommandSignal,
+    FreshSignalRO,
+    VerifiedSignal,
+    read_fresh,
+    read_many,
+)
 
 __all__ = ["Attenuator", "Environment", "Ring", "Shutter"]
 
@@ -63,7 +71,7 @@ class Shutter(_FreshDevice):
     """
 
     status = Named(FreshSignalRO, "STATUS", name="shutter", kind="normal", auto_monitor=True)
-    command = Cpt(EpicsSignal, "CMD", kind="omitted", auto_monitor=True)
+    command = Cpt(CommandSignal, "CMD", kind="omitted", auto_monitor=True)
 
     #: Seconds that a change may take.
     travel_timeout = 10.0
@@ -105,7 +113,8 @@ class Shutter(_FreshDevice):
             f"the command to {'open' if wanted else 'close'} {self.command.pvname}",
             timeout_after=self.travel_timeout,
             busy=lambda timeout: read_many([self.status], timeout)[0].value != wanted,
-            verify=lambda _: self._verify(wanted),
+            channels=[self.status.channel],
+            verify=lambda _, samples: self._verify(samples[0], wanted),
             error=DeviceServerError,
         )
 
@@ -116,8 +125,7 @@ class Shutter(_FreshDevice):
         operation.add_callback(lambda _: self.status.clear_sub(watch))
         return operation.begin(self.command, wanted)
 
-    def _verify(self, wanted: int) -> None:
-        (status,) = read_many([self.status])
+    def _verify(self, status: Sample, wanted: int) -> None:
         if status.severity >= INVALID:
             raise DeviceServerError(
                 f"{self.status.pvname} is in alarm, {status.alarm}: the shutter's state is unknown."

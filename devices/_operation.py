@@ -1,23 +1,27 @@
 """Long actions started by a put: their status, and a guard that lets none of them hang.
 
-pyepics drops the status of a put, and a lost connection completes it like a success. So nothing is
-believed when a put completes: the device looks at the records again (`verify`). And because
-a completion can also stay away for ever, one thread looks at what is still pending.
+The completion of a put is not believed: the records are read again after it, and the device judges
+what they say (`verify`). And because a completion can also stay away for ever, one thread looks at
+what is still pending.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ophyd.status import DeviceStatus
 
 from beamline.core.errors import ConnectionLostError
+from devices._channel_access import ECA_DISCONN, ECA_NORMAL, Sample, ask, asked, put
 
-__all__ = ["Operation", "StillBusy"]
+__all__ = ["READ_TIMEOUT", "Operation", "StillBusy", "believed"]
 
+#: Seconds that an IOC may take to answer a get.
+READ_TIMEOUT = 3.0
 _TICK = 0.25
 #: How often (s) the IOC is asked about something that is pending.
 _LIVENESS_INTERVAL = 1.0
@@ -28,6 +32,21 @@ _PATIENCE_AFTER_SILENCE = 0.5
 
 class StillBusy(Exception):  # noqa: N818  (a state, not an error)
     """Raised by `verify` when the put has completed but the action has not."""
+
+
+def believed(channels: Sequence[Any], samples: Sequence[Sample | None], how: str) -> list[Sample]:
+    """Return the samples if all have come.
+
+    Raises
+    ------
+    ConnectionLostError
+        Naming the PVs whose sample is missing, and `how` it came that they are.
+    """
+    lost = [c.pvname for c, sample in zip(channels, samples, strict=True) if sample is None]
+    if lost:
+        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise ConnectionLostError(f"{shown} cannot be read ({how}): is the IOC running?")
+    return [sample for sample in samples if sample is not None]
 
 
 class Operation(DeviceStatus):
@@ -44,8 +63,10 @@ class Operation(DeviceStatus):
     busy
         Asks the IOC whether the action still runs; takes the seconds to wait for the answer and
         raises `ConnectionLostError` without one.
+    channels
+        What is read, in one round trip, after completion.
     verify
-        Looks at the records after completion; raises what is wrong, or `StillBusy`.
+        Judges their values; raises what is wrong, or `StillBusy`.
     error
         Class of the error when time is up.
     on_timeout
@@ -63,7 +84,8 @@ class Operation(DeviceStatus):
         *,
         timeout_after: float,
         busy: Callable[[float], bool],
-        verify: Callable[[Operation], None],
+        channels: Sequence[Any],
+        verify: Callable[[Operation, list[Sample]], None],
         error: type[Exception],
         on_timeout: Callable[[], None] | None = None,
         progress: Callable[[Callable[..., None]], Callable[[], None]] | None = None,
@@ -76,7 +98,9 @@ class Operation(DeviceStatus):
         self.stop_is_success = False
         self._timeout_after = timeout_after
         self._busy = busy
+        self._channels = channels
         self._verify = verify
+        self._refused = False
         self._error = error
         self._on_timeout = on_timeout
         self._progress = progress
@@ -88,27 +112,40 @@ class Operation(DeviceStatus):
         # The device decides itself how to stop: after a lost connection there is nothing to stop.
         super().__init__(device, call_stop_on_failure=False, settle_time=settle_time)
 
-    def begin(self, signal: Any, value: Any) -> Operation:
+    def begin(self, signal: Any, value: float) -> Operation:
         """Put `value` to `signal` with completion and guard it until it ends."""
         self._started = self._looked = time.monotonic()
-        try:
-            signal.put(value, use_complete=True, callback=self.completed, force=True)
-        except Exception as error:
+        status = put(signal.put_channel, value, self._put_ended)
+        if status != ECA_NORMAL:
+            why = "not connected" if status == ECA_DISCONN else _in_words(status)
             raise ConnectionLostError(
-                f"{self.what} cannot start: {signal.setpoint_pvname} cannot be written "
-                f"({' '.join(str(error).split())}); is the IOC running?"
-            ) from error
+                f"{self.what} cannot start: {signal.setpoint_pvname} cannot be written ({why}); "
+                "is the IOC running?"
+            )
         _GUARD.add(self)
         return self
 
+    def _put_ended(self, status: int) -> None:
+        # In a thread of the library, which must not wait.
+        self._refused = status not in (ECA_NORMAL, ECA_DISCONN)
+        if not self._over:
+            ask(self._channels, lambda samples: _JUDGE.add(self, samples))
+
     def completed(self, **_: Any) -> None:
-        """Check the outcome and finish; called from the threads of Channel Access callbacks."""
+        """Read the records, check the outcome and finish; not from a thread of the library."""
+        if not self._over:
+            self.judge(asked(self._channels, READ_TIMEOUT))
+
+    def judge(self, samples: Sequence[Sample | None]) -> None:
+        """Check the outcome by what was read, and finish."""
         error: Exception | None = None
         with self._deciding:
             if self._over:
                 return
             try:
-                self._verify(self)
+                self._verify(self, believed(self._channels, samples, "no answer"))
+                if self._refused:
+                    raise self._error(f"{self.what} was refused by the IOC.")
             except StillBusy:
                 return
             except ConnectionLostError as lost:
@@ -188,6 +225,41 @@ class Operation(DeviceStatus):
     __repr__ = __str__
 
 
+def _in_words(status: int) -> str:
+    from epics import ca
+
+    return str(ca.message(status))
+
+
+class _Judge:
+    """One thread that ends operations: their callbacks may wait for the IOC, unlike the library's.
+
+    A device's own thread for each would cost more than the whole operation.
+    """
+
+    def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[tuple[Operation, list[Sample | None]]] = (
+            queue.SimpleQueue()
+        )
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, operation: Operation, samples: list[Sample | None]) -> None:
+        self._arrived.put((operation, samples))
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="operation-judge", daemon=True
+                    )
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            operation, samples = self._arrived.get()
+            operation.judge(samples)
+
+
 class _Guard:
     """One thread that inspects all pending operations; it sleeps while there are none."""
 
@@ -234,3 +306,4 @@ class _Guard:
 
 
 _GUARD = _Guard()
+_JUDGE = _Judge()
