@@ -253,7 +253,12 @@ def mesh_run(
     yield run.stop(*(() if done else ("abort", "the user had enough")))
 
 
-def stills_run(frames: Path, number_of_frames: int = 6, **metadata: Any) -> Iterator[Document]:
+def stills_run(
+    frames: Path,
+    number_of_frames: int = 6,
+    configuration: Mapping[str, Any] | None = None,
+    **metadata: Any,
+) -> Iterator[Document]:
     """A run of ``stills``; the frames are in the file `frames`."""
     run = Run(
         **{
@@ -274,6 +279,7 @@ def stills_run(frames: Path, number_of_frames: int = 6, **metadata: Any) -> Iter
         "primary",
         {"ad1": {"ad1_image": image}, "mono_energy": motor_keys("mono_energy", "eV")},
         hints={"ad1": {"fields": []}, "mono_energy": {"fields": ["mono_energy"]}},
+        configuration={"ad1": configuration} if configuration else {},
     )
     resource = run.bundle.compose_stream_resource(
         mimetype="application/x-hdf5",
@@ -292,6 +298,57 @@ def stills_run(frames: Path, number_of_frames: int = 6, **metadata: Any) -> Iter
         yield "stream_datum", datum
         yield run.event("primary", {"mono_energy": 9000.0, "mono_energy_user_setpoint": 9000.0})
     yield run.stop()
+
+
+def powder_run(points: int = 41, *, with_theta: bool = True, **metadata: Any) -> Iterator[Document]:
+    """A θ–2θ scan of silicon (111) at 9 keV; the energy is in the baseline alone."""
+    motors = ["sample_theta", "det_tth"] if with_theta else ["det_tth"]
+    run = Run(
+        **{
+            "plan_name": "scan",
+            "detectors": ["counters"],
+            "motors": motors,
+            "num_points": points,
+            "hints": {"dimensions": [(motors, "primary")]},
+            **metadata,
+        }
+    )
+    yield run.begin()
+    descriptor, values = baseline(run)
+    yield descriptor
+    yield run.event("baseline", {**values, "mono_energy": 9000.0})
+    objects = {"counters": counter_keys(), **{name: motor_keys(name, "deg") for name in motors}}
+    yield run.describe("primary", objects)
+    for tth in np.linspace(24.0, 28.0, points):
+        peak = float(round(1e4 * np.exp(-((tth - 25.4) ** 2) / 0.01) + 20))
+        counts = {name: peak if name == "idiffr" else 1e5 for name in COUNTERS}
+        angles = {"sample_theta": tth / 2, "sample_theta_user_setpoint": tth / 2}
+        angles = angles if with_theta else {}
+        angles |= {"det_tth": tth, "det_tth_user_setpoint": tth}
+        yield run.event("primary", {**counts, "exposure": 0.5, **angles})
+    yield run.event("baseline", {**values, "mono_energy": 9000.0})
+    yield run.stop()
+
+
+def detector_configuration(**settings: Any) -> dict[str, Any]:
+    """Configuration of the area detector, as its device has it."""
+    known: dict[str, tuple[Any, str | None]] = {
+        "distance": (5000.0, "mm"), "pixel_x": (7.5e-5, "m"), "pixel_y": (7.5e-5, "m"),
+        "beam_x": (6.5, "px"), "beam_y": (4.0, "px"), "photon_energy": (9000.0, "eV"),
+        "exposure": (0.1, "s"), "sim_mode": ("SAXS", None),
+    }  # fmt: skip
+    known |= {name: (value, known[name][1]) for name, value in settings.items()}
+    given = {f"ad1_{name}": pair for name, pair in known.items() if pair[0] is not None}
+    return {
+        "data": {name: value for name, (value, _) in given.items()},
+        "timestamps": dict.fromkeys(given, T0),
+        "data_keys": {
+            name: {"source": "PV", "dtype": "string", "shape": []}
+            if isinstance(value, str)
+            else number(units)
+            for name, (value, units) in given.items()
+        },
+    }
 
 
 def paged(documents: Iterable[Document], size: int) -> Iterator[Document]:

@@ -147,6 +147,8 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, list[str]]:
     validate.logger.setLevel(logging.WARNING)
     required: list[str] = []
     undocumented: list[str] = []
+    # pynxtools looks for the targets of relative external links from the working directory.
+    os.chdir(Path(request["path"]).parent)
     try:
         if request["kind"] == "base":
             totals = validate.validate_file(request["path"], definitions=str(folder))

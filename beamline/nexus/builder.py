@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from beamline.nexus.roles import Options
 from beamline.nexus.tree import Attribute, Column, Feed, Field, Group, Link, Node, Tree
 
 __all__ = ["Builder", "Stream"]
+
+_log = logging.getLogger(__name__)
 
 
 class Stream:
@@ -29,13 +32,23 @@ class Stream:
         Data keys that its devices want plotted, detectors first.
     path
         Group of the stream in the collection of documents.
+    configuration
+        That of its devices, as the first descriptor has it.
     """
 
-    def __init__(self, name: str, keys: dict[str, DataKey], hinted: list[str], path: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: dict[str, DataKey],
+        hinted: list[str],
+        path: str,
+        configuration: Mapping[str, Any],
+    ) -> None:
         self.name = name
         self.keys: dict[str, DataKey] = {}
         self.hinted = hinted
         self.path = path
+        self.configuration = configuration
         self._log_names: dict[str, str] = {}
         self.extend(keys)
 
@@ -93,6 +106,14 @@ class Builder:
         self.tree[path] = node
         self._fresh[path] = node
 
+    def decline(self, definition: str, why: str, *missing: str) -> None:
+        """Say in the log that the run does not follow a definition, and what it lacks."""
+        _log.warning(
+            "run %s is not written as %s: %s %s; name what there is in the start document, "
+            "nexus={'roles': {...}, 'geometry': {...}}.",
+            self.start["uid"], definition, why, ", ".join(missing),
+        )  # fmt: skip
+
     @property
     def title(self) -> str:
         """Title of the entry."""
@@ -137,13 +158,16 @@ class Builder:
         """Whether the data key has been placed."""
         return (stream.name, key) in self._homes
 
-    def value(self, path: str, stream: Stream, key: str, *, is_float: bool = False) -> None:
+    def value(
+        self, path: str, stream: Stream, key: str, *, kind: Literal["", "f", "i"] = ""
+    ) -> None:
         """Put the values of a data key at a path, unless something is there.
 
         Parameters
         ----------
-        is_float
-            For places that NeXus wants to be floating point, whatever the data key says.
+        kind
+            "f" or "i" for places that NeXus wants to be floating point or integer, whatever the
+            data key says.
         """
         if path in self.tree:
             return
@@ -156,8 +180,8 @@ class Builder:
         if described.external:
             # The events hold the name of a datum.
             dtype, shape = None, ()
-        if is_float and dtype is not None and dtype.kind != "f":
-            dtype = np.dtype(np.float64)
+        if kind and dtype is not None and kind not in (dtype.kind, {"u": "i"}.get(dtype.kind)):
+            dtype = np.dtype(np.float64 if kind == "f" else np.int64)
         attributes: dict[str, Attribute] = {}
         if described.units is not None:
             attributes["units"] = clean_text(described.units)
@@ -187,13 +211,19 @@ class Builder:
         attributes: dict[str, Attribute] = {"units": "s", "start": self._began}
         self.add(path, Column(stream.name, feed, np.dtype(np.float64), (), attributes))
 
-    def make_stream(self, name: str, keys: dict[str, DataKey], hinted: list[str]) -> Stream:
+    def make_stream(
+        self,
+        name: str,
+        keys: dict[str, DataKey],
+        hinted: list[str],
+        configuration: Mapping[str, Any],
+    ) -> Stream:
         """Add the group of a stream, with number and time of its events."""
         path = self.free(f"{COLLECTION}/streams", name)
         original: dict[str, Attribute] = {}
         if path.rpartition("/")[2] != name:
             original["original_name"] = clean_text(name)
-        stream = Stream(name, keys, hinted, path)
+        stream = Stream(name, keys, hinted, path, configuration)
         self.add(path, Group("NXcollection", original))
         feed, dtype = Feed("seq_num"), np.dtype(np.int64)
         self.add(f"{path}/seq_num", Column(name, feed, dtype, (), {}))

@@ -25,11 +25,12 @@ _CLASSIC_SPECS = ("AD_HDF5", "AD_HDF5_SWMR", "AD_HDF5_GERM")
 class _Expected:
     """Frames of one data key: where their links go, and how many documents refer to."""
 
-    def __init__(self, stream: Stream, key: str, detector: str, plot: str) -> None:
+    def __init__(self, stream: Stream, key: str, detector: str, plot: str, shown_as: str) -> None:
         self.stream = stream
         self.key = key
         self.detector = detector
         self.plot = plot
+        self.shown_as = shown_as
         self.resources: set[str] = set()
         self.referenced = 0
 
@@ -49,7 +50,9 @@ class Frames:
         self._resources: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.files: list[str] = []
 
-    def expect(self, stream: Stream, key: str, detector: str, plot: str) -> None:
+    def expect(
+        self, stream: Stream, key: str, detector: str, plot: str, *, shown_as: str = ""
+    ) -> None:
         """Say where links for a data key go.
 
         Parameters
@@ -58,10 +61,12 @@ class Frames:
             Group that gets ``data``.
         plot
             NXdata group that shows the frames; "" for none.
+        shown_as
+            Name of the frames in that group; that of the data key by default.
         """
         if key in self._expected:
             return
-        self._expected[key] = _Expected(stream, key, detector, plot)
+        self._expected[key] = _Expected(stream, key, detector, plot, shown_as)
         for uid, (_, doc) in list(self._resources.items()):
             if doc.get("data_key") == key:
                 self.refer(key, uid)
@@ -101,7 +106,7 @@ class Frames:
         described = expected.stream.keys[expected.key]
         chunk = (doc.get("parameters") or {}).get("chunk_shape")
         rank = len(chunk) if isinstance(chunk, list | tuple) else described.frame_rank
-        name = unused_name(nexus_name(expected.key), {"title"})
+        name = expected.shown_as or unused_name(nexus_name(expected.key), {"title"})
         builder.group(expected.plot, "NXdata", signal=name, axes=["."] * rank)
         builder.field(f"{expected.plot}/title", builder.title)
         builder.add(f"{expected.plot}/{name}", link)

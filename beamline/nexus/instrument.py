@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from beamline.nexus.builder import Builder, Stream
 from beamline.nexus.metadata import ENTRY, INSTRUMENT, SAMPLE
 from beamline.nexus.names import clean_text
+from beamline.nexus.roles import scan_dimensions
 
 __all__ = [
+    "add_counter",
     "add_detector",
     "add_monitor",
     "device_names",
     "lay_out_devices",
     "motor_keys",
     "moved_devices",
-    "scan_dimensions",
 ]
 
 _SETPOINTS = ("_user_setpoint", "_setpoint")
@@ -45,16 +46,6 @@ def device_names(start: Mapping[str, Any], role: str) -> list[str]:
     return [str(name) for name in given] if isinstance(given, list | tuple) else []
 
 
-def scan_dimensions(start: Mapping[str, Any]) -> list[tuple[list[str], str]]:
-    """Read ``hints.dimensions``: data keys and stream of each dimension; empty if malformed."""
-    hints = start.get("hints")
-    given = hints.get("dimensions") if isinstance(hints, Mapping) else None
-    try:
-        return [([str(f) for f in fields], str(stream)) for fields, stream in given or ()]
-    except (TypeError, ValueError):
-        return []
-
-
 def motor_keys(builder: Builder, stream: Stream) -> dict[str, str | None]:
     """Readback → setpoint (or None) of everything in a stream that is positioned."""
     moved = moved_devices(builder, stream)
@@ -78,7 +69,12 @@ def _readback(stream: Stream, device: str) -> str:
 
 
 def lay_out_devices(
-    builder: Builder, stream: Stream, names: Iterable[str], *, detectors: bool
+    builder: Builder,
+    stream: Stream,
+    names: Iterable[str],
+    *,
+    detectors: bool,
+    counters_aside: bool = False,
 ) -> None:
     """Put the values of a stream where NeXus has places for them.
 
@@ -88,16 +84,19 @@ def lay_out_devices(
         Data keys to place.
     detectors
         Whether what is neither positioned nor part of the machine is a detector's.
+    counters_aside
+        Make counters monitors of the entry instead of detectors: of every NXdetector some
+        definitions want what only the main one has.
     """
     wanted = {name: stream.keys[name] for name in names}
     roles = builder.options.roles
     scalars = {name for name, key in wanted.items() if key.is_scalar}
     if roles["energy"] in scalars:
         group = builder.group(f"{INSTRUMENT}/monochromator", "NXmonochromator")
-        builder.value(f"{group}/energy", stream, roles["energy"], is_float=True)
+        builder.value(f"{group}/energy", stream, roles["energy"], kind="f")
     if roles["ring_current"] in scalars:
         group = builder.group(f"{INSTRUMENT}/source", "NXsource")
-        builder.value(f"{group}/current", stream, roles["ring_current"], is_float=True)
+        builder.value(f"{group}/current", stream, roles["ring_current"], kind="f")
     positioned = {
         readback: setpoint
         for readback, setpoint in motor_keys(builder, stream).items()
@@ -107,7 +106,7 @@ def lay_out_devices(
         _add_positioner(builder, stream, readback, setpoint)
     for role in _SAMPLE_ROLES:
         if roles[role] in scalars:
-            builder.value(f"{SAMPLE}/{role}", stream, roles[role], is_float=True)
+            builder.value(f"{SAMPLE}/{role}", stream, roles[role], kind="f")
     if not detectors:
         return
     other = {roles["exposure"], roles["ring_current"]}
@@ -116,9 +115,14 @@ def lay_out_devices(
         name for name, key in wanted.items() if key.device in moved_devices(builder, stream)
     )
     for name, key in wanted.items():
-        if name in other or builder.has_home(stream, name):
+        placed = builder.has_home(stream, name) or (stream.name, name) in builder.detectors
+        if name in other or placed or not (key.is_numeric or key.external):
             continue
-        if key.is_numeric or key.external:
+        if counters_aside and not key.external:
+            is_i0 = name == roles["i0"] and key.is_scalar
+            where = f"{ENTRY}/monitor" if is_i0 else builder.free(ENTRY, name)
+            add_counter(builder, stream, name, where)
+        else:
             add_detector(builder, stream, name, builder.free(INSTRUMENT, name))
 
 
@@ -133,7 +137,9 @@ def _add_positioner(builder: Builder, stream: Stream, readback: str, setpoint: s
         builder.field(f"{path}/controller_record", clean_text(stream.keys[readback].source))
 
 
-def add_detector(builder: Builder, stream: Stream, key: str, path: str) -> None:
+def add_detector(
+    builder: Builder, stream: Stream, key: str, path: str, *, kind: Literal["", "f", "i"] = ""
+) -> None:
     """Add an NXdetector at a path; frames that are outside of the events are linked later."""
     builder.group(path, "NXdetector")
     builder.detectors[stream.name, key] = path
@@ -141,7 +147,7 @@ def add_detector(builder: Builder, stream: Stream, key: str, path: str) -> None:
     if key != path.rpartition("/")[2] or described.external:
         builder.field(f"{path}/local_name", clean_text(key))
     if not described.external:
-        builder.value(f"{path}/data", stream, key)
+        builder.value(f"{path}/data", stream, key, kind=kind)
     exposure = builder.options.roles["exposure"]
     if exposure in stream.keys and stream.keys[exposure].is_scalar:
         builder.link(f"{path}/count_time", builder.home(stream, exposure))
@@ -153,12 +159,27 @@ def add_monitor(builder: Builder, stream: Stream) -> None:
     incoming = builder.detectors.get((stream.name, roles["i0"]))
     if incoming is None or not stream.keys[roles["i0"]].is_scalar:
         return
-    path = builder.group(f"{ENTRY}/monitor", "NXmonitor")
+    path = f"{ENTRY}/monitor"
+    _add_preset(builder, stream, path)
+    builder.link(f"{path}/data", f"{incoming}/data")
+
+
+def add_counter(builder: Builder, stream: Stream, key: str, path: str) -> None:
+    """Add a counter as an NXmonitor at a path.
+
+    ``integral`` is per point, as the counts are: each is an integral over the counting time.
+    """
+    _add_preset(builder, stream, path)
+    builder.value(f"{path}/data", stream, key, kind="f")
+    builder.link(f"{path}/integral", f"{path}/data")
+
+
+def _add_preset(builder: Builder, stream: Stream, path: str) -> None:
+    builder.group(path, "NXmonitor")
     builder.field(f"{path}/mode", "timer")
-    exposure = stream.keys.get(roles["exposure"])
+    exposure = stream.keys.get(builder.options.roles["exposure"])
     if exposure is not None and exposure.is_scalar:
         builder.link(f"{path}/preset", builder.home(stream, exposure.name))
     else:
         # The definitions want one; what is not known is not a number.
         builder.field(f"{path}/preset", float("nan"), units="s")
-    builder.link(f"{path}/data", f"{incoming}/data")

@@ -7,9 +7,10 @@ from typing import Any
 
 from beamline.nexus.builder import Builder, Stream
 from beamline.nexus.grid import grid_of, nominal_positions
-from beamline.nexus.instrument import device_names, motor_keys, moved_devices, scan_dimensions
+from beamline.nexus.instrument import device_names, motor_keys, moved_devices
 from beamline.nexus.metadata import ENTRY
 from beamline.nexus.names import clean_text, nexus_name, unused_name
+from beamline.nexus.roles import scan_dimensions
 from beamline.nexus.tree import Attribute, Grid, GridAxis
 
 __all__ = ["lay_out_plot", "main_stream", "shows_frames"]
@@ -30,21 +31,28 @@ def shows_frames(builder: Builder, stream: Stream) -> bool:
     return frames and not (_axes(builder, stream) and _signals(builder, stream))
 
 
-def lay_out_plot(builder: Builder, stream: Stream) -> None:
-    """Add ``/entry/data`` for a scan along a line or over a mesh, or for a time series.
+def lay_out_plot(builder: Builder, stream: Stream, name: str = "data") -> None:
+    """Add an NXdata group for a scan along a line or over a mesh, or for a time series.
 
     The signal is the first hinted detector, the other hinted ones are auxiliary signals.
+
+    Parameters
+    ----------
+    name
+        Of the group in the entry; "data" is the default plot.
     """
+    path = f"{ENTRY}/{name}"
     signals = _signals(builder, stream)
     if not signals:
         return
     fields = _axes(builder, stream)
     order = grid_of(builder.start, fields)
     if order is not None and all(stream.keys[name].is_scalar for name in signals):
-        _add_mesh(builder, stream, signals, fields)
+        _add_mesh(builder, path, stream, signals, fields)
     else:
-        _add_line(builder, stream, signals, fields)
-    builder.group(ENTRY, "NXentry", default="data")
+        _add_line(builder, path, stream, signals, fields)
+    if path == DATA:
+        builder.group(ENTRY, "NXentry", default="data")
 
 
 def _axes(builder: Builder, stream: Stream) -> list[str]:
@@ -84,7 +92,9 @@ def _signals(builder: Builder, stream: Stream) -> list[str]:
     return [name for name in chosen if keys[name].shape == keys[chosen[0]].shape]
 
 
-def _add_line(builder: Builder, stream: Stream, signals: list[str], fields: list[str]) -> None:
+def _add_line(
+    builder: Builder, path: str, stream: Stream, signals: list[str], fields: list[str]
+) -> None:
     names: dict[str, str] = {}
     for field in fields:
         if field not in signals:
@@ -100,15 +110,17 @@ def _add_line(builder: Builder, stream: Stream, signals: list[str], fields: list
     }
     if signals[1:]:
         attributes["auxiliary_signals"] = [names[signal] for signal in signals[1:]]
-    builder.group(DATA, "NXdata", **attributes)
-    builder.field(f"{DATA}/title", builder.title)
+    builder.group(path, "NXdata", **attributes)
+    builder.field(f"{path}/title", builder.title)
     if axes == ["time"]:
-        builder.link(f"{DATA}/time", f"{stream.path}/time")
+        builder.link(f"{path}/time", f"{stream.path}/time")
     for field, name in names.items():
-        builder.value(f"{DATA}/{name}", stream, field)
+        builder.value(f"{path}/{name}", stream, field)
 
 
-def _add_mesh(builder: Builder, stream: Stream, signals: list[str], fields: list[str]) -> None:
+def _add_mesh(
+    builder: Builder, path: str, stream: Stream, signals: list[str], fields: list[str]
+) -> None:
     order = grid_of(builder.start, fields)
     assert order is not None  # noqa: S101  (the caller has asked)
     names: dict[str, str] = {}
@@ -122,18 +134,18 @@ def _add_mesh(builder: Builder, stream: Stream, signals: list[str], fields: list
     }
     if signals[1:]:
         attributes["auxiliary_signals"] = [names[signal] for signal in signals[1:]]
-    builder.group(DATA, "NXdata", **attributes)
-    builder.field(f"{DATA}/title", builder.title)
+    builder.group(path, "NXdata", **attributes)
+    builder.field(f"{path}/title", builder.title)
     relative = str(builder.start.get("plan_name", "")).startswith("rel_")
     positions = nominal_positions(builder.start, order)
     for dimension, (field, values) in enumerate(zip(fields, positions, strict=True)):
         moved_by = field if relative else ""
         shown = _attributes(stream, field)
         axis = GridAxis(stream.name, values, order, dimension, moved_by, shown)
-        builder.add(f"{DATA}/{names[field]}", axis)
+        builder.add(f"{path}/{names[field]}", axis)
     for signal in signals:
         grid = Grid(stream.name, signal, order, _attributes(stream, signal))
-        builder.add(f"{DATA}/{names[signal]}", grid)
+        builder.add(f"{path}/{names[signal]}", grid)
 
 
 def _attributes(stream: Stream, key: str) -> dict[str, Attribute]:

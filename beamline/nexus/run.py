@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from beamline.nexus import xafs
+from beamline.nexus import powder, small_angle, xafs
 from beamline.nexus.builder import Builder, Stream
+from beamline.nexus.claim import Claim
 from beamline.nexus.frames import Frames
+from beamline.nexus.geometry import add_geometry
 from beamline.nexus.instrument import (
     add_detector,
     add_monitor,
@@ -62,14 +64,10 @@ class RunTree:
         self._builder = Builder(start, self._options)
         self._main_name = main_stream(start)
         self._main: Stream | None = None
+        self._claim: Claim | None = None
         self._waiting: list[Stream] = []
         self.streams: dict[str, Stream] = {}
         self.frames = Frames(self._builder)
-        if self._options.definition not in ("", "NXxas"):
-            _log.warning(
-                "run %s: the definition %r in the metadata 'nexus' is ignored: expected 'NXxas'.",
-                start.get("uid"), self._options.definition,
-            )  # fmt: skip
 
     @property
     def tree(self) -> Tree:
@@ -99,13 +97,15 @@ class RunTree:
         keys = data_keys(doc)
         if stream is None:
             detectors = device_names(builder.start, "detectors")
-            stream = builder.make_stream(name, keys, hinted_fields(doc, detectors))
+            settings = doc.get("configuration") or {}
+            stream = builder.make_stream(name, keys, hinted_fields(doc, detectors), settings)
             self.streams[name] = stream
             self._place(stream)
         else:
             stream.extend(keys)
         self._add_logs(stream)
         self._add_configuration(stream, doc)
+        self._settle_claim()
         path = builder.free(f"{COLLECTION}/documents", f"descriptor_{name}")
         builder.add(path, document(doc))
         return builder.take()
@@ -113,11 +113,13 @@ class RunTree:
     def resource(self, name: str, doc: Mapping[str, Any]) -> Tree:
         """Nodes for a `stream_resource` or `resource` document."""
         self.frames.resource(name, doc)
+        self._settle_claim()
         return self._builder.take()
 
     def refer(self, key: str, resource: str) -> Tree:
         """Nodes for an event whose data key `key` refers to a classic resource."""
         self.frames.refer(key, resource)
+        self._settle_claim()
         return self._builder.take()
 
     def stop(self, doc: Mapping[str, Any], rows: Mapping[str, int]) -> Tree:
@@ -136,6 +138,7 @@ class RunTree:
                 self._lay_out_main(others[0])
             self._place_waiting()
         self.frames.close(rows)
+        self._settle_claim(final=True)
         builder.add_all(stop_tree(doc))
         return builder.take()
 
@@ -160,6 +163,8 @@ class RunTree:
                 if not stream.keys[key].external:
                     self._builder.home(stream, key)
             lay_out_devices(self._builder, stream, names, detectors=False)
+            if self._claim is not None:
+                self._claim.offer(self._builder, stream)
             for key in names:
                 if stream.keys[key].external:
                     self._add_frames(stream, key, plot="")
@@ -173,13 +178,25 @@ class RunTree:
         spectrum = self._options.definition == "NXxas" and xafs.is_possible(builder, stream)
         if spectrum:
             xafs.lay_out_spectrum(builder, stream)
-        lay_out_devices(builder, stream, list(stream.keys), detectors=True)
-        show_frames = not spectrum and shows_frames(builder, stream)
-        if not spectrum and not show_frames:
+        elif self._options.definition == "NXmonopd":
+            self._claim = powder.lay_out_pattern(builder, stream)
+        elif small_angle.is_small_angle(builder, stream):
+            self._claim = small_angle.lay_out_images(builder, stream, self.frames)
+        has_plot = spectrum or self._claim is not None
+        lay_out_devices(
+            builder, stream, list(stream.keys),
+            detectors=True, counters_aside=self._claim is not None,
+        )  # fmt: skip
+        show_frames = not has_plot and shows_frames(builder, stream)
+        if not has_plot and not show_frames:
             lay_out_plot(builder, stream)
+        elif self._claim is not None and self._claim.definition == "NXsas":
+            lay_out_plot(builder, stream, "scan")
+        if self._claim is not None:
+            self._claim.offer(builder, stream)
         for key, described in stream.keys.items():
             if described.external:
-                plot = "" if spectrum else builder.free(ENTRY, key)
+                plot = "" if has_plot else builder.free(ENTRY, key)
                 if show_frames:
                     plot, show_frames = DATA, False
                 self._add_frames(stream, key, plot=plot)
@@ -193,7 +210,12 @@ class RunTree:
         if path is None:
             path = builder.free(INSTRUMENT, key)
             add_detector(builder, stream, key, path)
+        add_geometry(builder, path, stream, key)
         self.frames.expect(stream, key, path, plot)
+
+    def _settle_claim(self, *, final: bool = False) -> None:
+        if self._claim is not None and self._claim.settle(self._builder, final=final):
+            self._claim = None
 
     def _link_first_detector(self, stream: Stream) -> None:
         """``instrument/detector`` is the first detector, under whatever name it has."""

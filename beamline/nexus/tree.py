@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 #: Text, a number, or a list of either.
-Attribute = str | int | float | list[str] | list[int]
+Attribute = str | int | float | list[str] | list[int] | list[float]
 
 _NO_ATTRIBUTES: Mapping[str, Attribute] = {}
 

@@ -80,7 +80,7 @@ def lay_out_spectrum(builder: Builder, stream: Stream) -> None:
     energy = f"{INSTRUMENT}/monochromator/energy"
     intensity = f"{ENTRY}/intensity"
     builder.group(f"{INSTRUMENT}/monochromator", "NXmonochromator")
-    builder.value(energy, stream, present["energy"], is_float=True)
+    builder.value(energy, stream, present["energy"], kind="f")
     names = {**_DETECTORS, sample_role: "absorbed_beam"}
     paths = {}
     for role, name in names.items():

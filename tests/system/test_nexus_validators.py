@@ -13,7 +13,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from nexus_documents import Document, feed, line_run, mesh_run, stills_run, xafs_run
+from nexus_documents import (
+    Document,
+    detector_configuration,
+    feed,
+    line_run,
+    mesh_run,
+    powder_run,
+    stills_run,
+    xafs_run,
+)
 from nexus_validators import COMMUNITY, OFFICIAL, Validators, default_plot
 
 from callbacks.nexus import NeXusWriter
@@ -51,6 +60,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mesh": mesh_run(),
         "aborted_mesh": mesh_run(visited=13),
         "stills": stills_run(frames),
+        "powder": powder_run(),
+        "powder_without_theta": powder_run(with_theta=False),
+        "saxs": stills_run(frames, configuration=detector_configuration()),
     }
     made = {}
     for kind, documents in kinds.items():
@@ -83,12 +95,27 @@ def test_nothing_else_is_unknown_to_the_definitions(
     assert [p for p in verdict.undocumented if not p.startswith(KNOWN_TO_NOBODY)] == []
 
 
-@pytest.mark.parametrize("kind", ["line", "mesh", "aborted_mesh", "stills"])
+@pytest.mark.parametrize("kind", ["line", "mesh", "aborted_mesh", "stills", "powder", "saxs"])
 def test_other_scans_are_made_of_valid_base_classes(
     files: dict[str, Path], validators: dict[str, Validators], kind: str
 ):
     for definitions in (OFFICIAL, COMMUNITY):
         assert validators[definitions].base_classes(files[kind]).errors == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "definition"),
+    [("powder", "NXmonopd"), ("powder_without_theta", "NXmonopd"), ("saxs", "NXsas")],
+)
+def test_diffraction_and_small_angle_scattering_follow_their_definitions(
+    files: dict[str, Path], validators: dict[str, Validators], kind: str, definition: str
+):
+    with h5py.File(files[kind], "r") as file:
+        assert file["entry/definition"].asstr()[()] == definition
+    for definitions in (OFFICIAL, COMMUNITY):
+        verdict = validators[definitions].application(files[kind], definition)
+        assert verdict.errors == [], definitions
+        assert verdict.warnings == [], definitions
 
 
 FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
@@ -136,6 +163,78 @@ def test_a_broken_spectrum_is_found_out(
     assert any(told in error or "required" in error for error in errors), errors
 
 
+POWDER_FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no crystal": (lambda f: f["entry/instrument"].pop("crystal"), "CRYSTAL"),
+    "no wavelength": (lambda f: f["entry/instrument/crystal"].pop("wavelength"), "wavelength"),
+    "no angle": (lambda f: f["entry/instrument/idiffr"].pop("polar_angle"), "polar_angle"),
+    "no mode": (lambda f: f["entry/monitor"].pop("mode"), "mode"),
+    "no integral": (lambda f: f["entry/monitor"].pop("integral"), "integral"),
+    "counts that are no integers": (
+        lambda f: (
+            f["entry/instrument/idiffr"].pop("data"),
+            f["entry/instrument/idiffr"].__setitem__("data", [0.5] * 41),
+        ),
+        "idiffr/data",
+    ),
+    "wrong unit": (
+        lambda f: f["entry/instrument/crystal/wavelength"].attrs.__setitem__("units", "eV"),
+        "wavelength",
+    ),
+}
+SAXS_FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no data": (lambda f: f["entry/instrument/ad1_image"].pop("data"), "data"),
+    "no distance": (lambda f: f["entry/instrument/ad1_image"].pop("distance"), "distance"),
+    "no pixel size": (
+        lambda f: f["entry/instrument/ad1_image"].pop("x_pixel_size"),
+        "x_pixel_size",
+    ),
+    "no wavelength": (
+        lambda f: f["entry/instrument/monochromator"].pop("wavelength"),
+        "wavelength",
+    ),
+    "no name": (lambda f: f["entry/instrument"].pop("name"), "name"),
+    "wrong unit": (
+        lambda f: f["entry/instrument/ad1_image/distance"].attrs.__setitem__("units", "eV"),
+        "distance",
+    ),
+    "wrong step": (
+        lambda f: f["entry/instrument/ad1_image/transformations/z"].attrs.__setitem__(
+            "transformation_type", "jump"
+        ),
+        "transformation_type",
+    ),
+    "wrong probe": (lambda f: f["entry/instrument/source/probe"].__setitem__((), "light"), "probe"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "definition", "fault"),
+    [
+        *(("powder", "NXmonopd", fault) for fault in POWDER_FAULTS),
+        *(("saxs", "NXsas", fault) for fault in SAXS_FAULTS),
+    ],
+)
+def test_broken_diffraction_and_scattering_is_found_out(
+    files: dict[str, Path],
+    validators: dict[str, Validators],
+    kind: str,
+    definition: str,
+    fault: str,
+):
+    broken = files[kind].with_name("broken.nxs")
+    shutil.copy(files[kind], broken)
+    change, told = (POWDER_FAULTS if kind == "powder" else SAXS_FAULTS)[fault]
+    with h5py.File(broken, "r+") as file:
+        change(file)
+    errors = [
+        error
+        for definitions in (COMMUNITY, OFFICIAL)
+        for error in validators[definitions].application(broken, definition).errors
+    ]
+    assert errors, "nobody has noticed"
+    assert any(told in error or "required" in error for error in errors), errors
+
+
 def test_silx_finds_the_default_plot_of_each(files: dict[str, Path]):
     plots = {kind: default_plot(path) for kind, path in files.items()}
     assert plots["xafs"]["is_curve"]
@@ -145,6 +244,9 @@ def test_silx_finds_the_default_plot_of_each(files: dict[str, Path]):
     assert plots["mesh"]["is_image"]
     assert plots["mesh"]["signal"].shape == (4, 5)
     assert np.isnan(plots["aborted_mesh"]["signal"]).sum() == 7
+    assert plots["powder"]["axes_names"] == ["polar_angle"]
+    assert plots["powder"]["axes"][0][plots["powder"]["signal"].argmax()] == pytest.approx(25.4)
+    assert plots["saxs"]["is_stack"]
     assert plots["stills"]["is_stack"]
     assert plots["stills"]["signal"].shape == (6, 8, 12)
 

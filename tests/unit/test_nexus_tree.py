@@ -13,7 +13,16 @@ from bluesky.utils import snake_cyclers
 from cycler import cycler
 from hypothesis import given
 from hypothesis import strategies as st
-from nexus_documents import Run, line_run, mesh_run, number, stills_run, xafs_run
+from nexus_documents import (
+    Run,
+    detector_configuration,
+    line_run,
+    mesh_run,
+    number,
+    powder_run,
+    stills_run,
+    xafs_run,
+)
 
 from beamline.nexus import Column, ExternalLink, Field, Grid, GridAxis, Group, Link, RunTree, Tree
 from beamline.nexus.grid import GridOrder, grid_of, nominal_positions
@@ -471,3 +480,93 @@ def test_rows_are_converted_with_their_column():
     assert converted(np.array([1.5, 2.0]), None, ()).tolist() == ["1.5", "2.0"]
     rows = converted(np.array([[1, 2], [3, 4]]), FLOAT, None)
     assert [row.tolist() for row in rows] == [[1, 2], [3, 4]]
+
+
+# --- diffraction and small-angle scattering -----------------------------------------------------
+
+
+def test_a_pattern_takes_the_wavelength_from_the_baseline():
+    tree = tree_of(powder_run())
+    assert value(tree, "/entry/definition") == "NXmonopd"
+    wavelength = tree["/entry/instrument/monochromator/crystal/wavelength"]
+    assert isinstance(wavelength, Column)
+    assert wavelength.stream == "baseline"
+    assert wavelength.feed.function is not None
+    made = wavelength.feed.function(np.array([9000.0, 0.0]))
+    np.testing.assert_allclose(made, [12398.419843 / 9000.0, np.nan])
+    counts = tree["/entry/instrument/idiffr/data"]
+    assert isinstance(counts, Column)
+    assert counts.dtype == np.int64
+    assert tree["/entry/instrument/detector"] == Link("/entry/instrument/idiffr")
+    assert attributes(tree, "/entry/monitor") == {}
+    assert tree["/entry/instrument/det_tth/value"] == Link("/entry/instrument/idiffr/polar_angle")
+
+
+def without_baseline(documents: Any) -> tuple[list[Any], list[Any]]:
+    """Take the documents of the baseline out; return the others, and them."""
+    documents = list(documents)
+    uids = {doc["uid"] for name, doc in documents if doc.get("name") == "baseline"}
+    ours = [d for d in documents if d[1]["uid"] in uids or d[1].get("descriptor") in uids]
+    return [d for d in documents if d not in ours], ours
+
+
+def test_a_pattern_is_claimed_wherever_the_baseline_comes():
+    documents, late = without_baseline(powder_run())
+    assert "/entry/definition" not in tree_of(documents)
+    documents[-1:-1] = late
+    assert value(tree_of(documents), "/entry/definition") == "NXmonopd"
+
+
+def test_what_a_definition_lacks_is_named(caplog: pytest.LogCaptureFixture):
+    tree_of(without_baseline(powder_run())[0])
+    told = "is not written as NXmonopd: the documents name no energy ('mono_energy')"
+    assert told in caplog.text
+    caplog.clear()
+    tree_of(stills_run(Path("/f.h5"), configuration=detector_configuration(distance=None)))
+    assert "is not written as NXsas: the documents name no distance of the detector" in caplog.text
+    caplog.clear()
+    tree_of(line_run(nexus={"definition": "NXsas", "geometry": {"distance": "far", "beam_x": 1}}))
+    assert "the geometry 'distance' in the metadata 'nexus' is ignored" in caplog.text
+    assert "is not written as NXsas: stream 'primary' has no frames" in caplog.text
+
+
+def test_the_geometry_of_a_detector():
+    tree = tree_of(stills_run(Path("/f.h5"), configuration=detector_configuration()))
+    assert value(tree, "/entry/definition") == "NXsas"
+    path = "/entry/instrument/ad1_image"
+    assert value(tree, f"{path}/distance") == 5.0
+    assert value(tree, f"{path}/beam_center_x") == pytest.approx(6.5 * 7.5e-5)
+    assert value(tree, f"{path}/count_time") == 0.1
+    # The chain of transformations brings the pixel in the beam to the axis of the beam.
+    place, step = np.zeros(3), value(tree, f"{path}/depends_on")
+    while step != ".":
+        field = tree[step]
+        assert isinstance(field, Field)
+        place += np.asarray(field.attributes["vector"]) * field.value
+        step = field.attributes["depends_on"]
+    fast, slow = (tree[f"{path}/module/{axis}_pixel_direction"] for axis in ("fast", "slow"))
+    for field, pixels in ((fast, 6.5), (slow, 4.0)):
+        assert isinstance(field, Field)
+        place += pixels * field.value * np.asarray(field.attributes["vector"])
+    np.testing.assert_allclose(place, [0, 0, 5.0], atol=1e-12)
+
+
+def test_a_geometry_that_the_user_states_goes_first():
+    documents = stills_run(
+        Path("/f.h5"),
+        configuration=detector_configuration(distance=None, sim_mode=None),
+        nexus={"definition": "NXsas", "geometry": {"distance": 2.0, "pixel_x": 1e-4}},
+    )
+    tree = tree_of(documents)
+    assert value(tree, "/entry/definition") == "NXsas"
+    assert value(tree, "/entry/instrument/ad1_image/distance") == 2.0
+    assert value(tree, "/entry/instrument/ad1_image/x_pixel_size") == 1e-4
+
+
+def test_a_definition_can_be_declined():
+    assert "/entry/definition" not in tree_of(powder_run(nexus={"definition": ""}))
+    configuration = detector_configuration()
+    documents = stills_run(Path("/f.h5"), configuration=configuration, nexus={"definition": ""})
+    tree = tree_of(documents)
+    assert "/entry/definition" not in tree
+    assert "/entry/data/ad1_image" in tree

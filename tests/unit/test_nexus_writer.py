@@ -225,7 +225,8 @@ def test_none_in_an_event_is_not_a_number(tmp_path: Path):
 VALUES = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
-        st.sampled_from(["primary", "det", "m", "x", "rectilinear", "NXxas", "K", "Cu"]),
+        st.sampled_from(["primary", "det", "m", "x", "rectilinear", "NXxas", "NXmonopd",
+                         "NXsas", "K", "Cu"]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
@@ -233,7 +234,7 @@ VALUES = st.recursive(
             st.sampled_from(
                 ["name", "source", "monochromator", "reflection", "d_spacing", "dimensions",
                  "gridding", "roles", "fields", "signal", "definition", "args", "i0", "bluesky",
-                 "type"]
+                 "type", "geometry", "distance", "two_theta", "idiffr"]
             ),
             inner, max_size=3,
         ),
