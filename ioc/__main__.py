@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from beamline.core.errors import BeamlineError, ConfigurationError
+from ioc.access import LOCAL, AccessControl
 from ioc.database import Database
 from ioc.repeater import start_repeater
 from ioc.server import Context
@@ -35,6 +36,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeater-port", type=int, help="port of the CA repeater (default: PORT + 1)"
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="HOST",
+        help="address, network or name of a machine whose clients may write; may be repeated "
+        "(default: localhost)",
+    )
+    parser.add_argument("--engineer", default="", help="whom to call: IOC:ENGINEER")
+    parser.add_argument("--location", default="", help="where the IOC runs: IOC:LOCATION")
     parser.add_argument("--list-pvs", action="store_true", help="print all PV names and end")
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="end when standard input closes"
@@ -87,9 +97,16 @@ def _record_names(prefix: str) -> list[str]:
 
 
 async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
-    database = Database(arguments.prefix, host, port)
-    channels = database.channels()
-    context = Context(channels, interface=arguments.interface, port=arguments.port)
+    database = Database(
+        arguments.prefix, host, port, engineer=arguments.engineer, location=arguments.location
+    )
+    context = Context(
+        database.channels(),
+        interface=arguments.interface,
+        port=arguments.port,
+        access=AccessControl(arguments.allow_host or (LOCAL,)),
+    )
+    database.health.serve(context)
     repeater_port = arguments.repeater_port or context.port % 65535 + 1
     repeater = await start_repeater(repeater_port)
     stop = _stop_event(arguments.exit_with_parent)

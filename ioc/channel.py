@@ -47,6 +47,7 @@ __all__ = [
     "PutRefusedError",
     "Stamp",
     "settle",
+    "shown",
 ]
 
 VALUE_CHANGED = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG
@@ -140,6 +141,8 @@ class Field:
         super().__init__(**kwargs)
         self.put = put
         self.read_only = read_only
+        #: Clients may write even while the IOC is switched offline.
+        self.always_writable = False
         self.stamp = stamp or Stamp()
         self.name = ""
         self._subscribers: dict[Any, Dispatcher] = {}
@@ -202,15 +205,14 @@ class Field:
             If the value can't be converted, or the handler refuses it.
         """
         if self.read_only:
-            raise PutRefusedError(f"{self.name} is read-only.")
+            raise PutRefusedError(f"{self.name} was not set to {shown(data)}: the PV is read-only.")
         try:
             value = self._from_wire(data, native_type(data_type))
         except PutRefusedError:
             raise
         except Exception as error:
             raise PutRefusedError(
-                f"{self.name} can't take {_shown(data)}: expected a value for "
-                f"{self.data_type.name}."
+                f"{self.name} can't take {shown(data)}: expected a value for {self.data_type.name}."
             ) from error
         if self.put is None:
             self.stamp.time = time.time()
@@ -306,6 +308,13 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def _shown(data: Any) -> str:
-    text = repr(data[0] if isinstance(data, (Sequence, np.ndarray)) and len(data) == 1 else data)
+def shown(data: Any) -> str:
+    """Return a client's data as it may stand in a message."""
+    if isinstance(data, (Sequence, np.ndarray)) and not isinstance(data, bytes) and len(data) == 1:
+        data = data[0]
+    if isinstance(data, np.generic):
+        data = data.item()
+    if isinstance(data, bytes):
+        data = data.split(b"\0")[0].decode("latin-1")
+    text = repr(data)
     return text if len(text) <= 80 else text[:77] + "..."

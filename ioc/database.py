@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import BeamlineError
-from beamline.core.pvs import AREA_DETECTOR, PVS, SCALER_CHANNELS
+from beamline.core.pvs import AREA_DETECTOR, MACHINE, PVS, SCALER_CHANNELS
 from ioc.area_detector import AreaDetector
 from ioc.channel import Field
 from ioc.fields import Enum
+from ioc.health import Health
 from ioc.link import DeviceLink
 from ioc.mirror import Input, Output
 from ioc.motor import Motor
@@ -40,9 +41,13 @@ class Database:
         Prefix of all PVs.
     host, port
         Address of the device server.
+    engineer, location
+        What the health records say about whom to call, and where the IOC runs.
     """
 
-    def __init__(self, prefix: str, host: str, port: int) -> None:
+    def __init__(
+        self, prefix: str, host: str, port: int, *, engineer: str = "", location: str = ""
+    ) -> None:
         self.prefix = prefix
         self.link = DeviceLink(host, port, prefix, self)
         self.inputs: dict[str, Input] = {}
@@ -66,6 +71,12 @@ class Database:
             self.scaler,
             *self.area_detector.records,
         ]
+        for record in self.records:
+            if record.name.startswith(tuple(prefix + area for area in MACHINE)):
+                record.protect()
+        self.health = Health(prefix, self, engineer=engineer, location=location)
+        self.records.extend(self.health.records.values())
+        self.health.field("RECORD_CNT").post(float(len(self.records)))
         self._last: dict[str, str] = {}
 
     def channels(self) -> dict[str, Field]:
@@ -77,6 +88,7 @@ class Database:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.link.run())
             tasks.create_task(self._check())
+            tasks.create_task(self.health.run())
             tasks.create_task(self.area_detector.files.writer.run())
 
     async def wait_until_ready(self) -> None:
@@ -91,6 +103,23 @@ class Database:
             for motor in self.motors.values():
                 motor.check()
             self.area_detector.check()
+
+    # ---- what the health records ask
+
+    def link_health(self) -> tuple[bool, int, float]:
+        """Whether the device server is connected, how often anew, and its round trip (s)."""
+        return self.link.connected, max(0, self.link.reconnects), self.link.latency
+
+    def writer_health(self) -> tuple[str, int]:
+        """State of the frame writer, and how often it was started again."""
+        files = self.area_detector.files
+        if files.problem:
+            state = "Failed"
+        elif not files.connected:
+            state = "Disconnected"
+        else:
+            state = "Writing" if files.group.get("Capture_RBV") else "Ready"
+        return state, files.writer.restarts
 
     # ---- what the link calls
 
@@ -126,6 +155,7 @@ class Database:
 
     def link_up(self) -> None:
         """Learn the names of the samples and restore what clients had set."""
+        self.health.neighbours_changed()
         self.link.send("SAMPLES", self._take_samples)
         for motor in self.motors.values():
             motor.restore()
@@ -150,6 +180,7 @@ class Database:
         for record in (*self.inputs.values(), *self.motors.values(), self.scaler):
             record.lose_link()
         self.area_detector.lose_link()
+        self.health.neighbours_changed()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -87,6 +88,10 @@ class DeviceLink:
     ----------
     connected : bool
         Whether commands can be sent.
+    latency : float
+        Round trip of the last PING (s).
+    reconnects : int
+        How often the link came back.
     """
 
     def __init__(
@@ -103,6 +108,8 @@ class DeviceLink:
         self.prefix = prefix
         self.interval_ms = interval_ms
         self.connected = False
+        self.latency = 0.0
+        self.reconnects = -1  # the first connection is none
         self._listener = listener
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: deque[AnswerHandler] = deque()
@@ -188,6 +195,7 @@ class DeviceLink:
                 self._listener.update(values, stamp)
                 if not self.connected:
                     self.connected = True
+                    self.reconnects += 1
                     self._last_reason = ""
                     _log.info("connected to the device server at %s:%d", self.host, self.port)
                     self._listener.link_up()
@@ -217,10 +225,11 @@ class DeviceLink:
 
     async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(_PING_PERIOD)
+            asked = time.monotonic()
             try:
                 async with asyncio.timeout(_PING_TIMEOUT):
                     await self.request("PING")
+                self.latency = time.monotonic() - asked
             except TimeoutError:
                 _log.warning("the device server did not answer for %g s", _PING_TIMEOUT)
                 if self._writer is not None:
@@ -228,6 +237,7 @@ class DeviceLink:
                 return
             except (ConnectionLostError, DeviceServerError):
                 return
+            await asyncio.sleep(_PING_PERIOD)
 
     def _lose(self, reason: str) -> bool:
         """Fail what was waiting; return whether the link had been up."""

@@ -92,6 +92,11 @@ class Record:
             named[self.name] = self.fields["VAL"]
         return named
 
+    def protect(self) -> None:
+        """Deny clients write access to all fields."""
+        for field in self.fields.values():
+            field.read_only = True
+
     def touch(self, stamp: float | None = None) -> None:
         """Set the time stamp of what is posted next."""
         self.stamp.time = time.time() if stamp is None else stamp

@@ -9,6 +9,7 @@ Differences from ``caproto.asyncio.server``, each with its reason:
 - a client that stops reading gets only the newest value of each monitor when it resumes; it costs
   bounded memory and delays nobody;
 - puts run in order with the other requests of their connection;
+- the address of a client decides whether it may write, not the host name that it says it has;
 - the port is the one that was asked for, or an error;
 - nothing leaves the interface that was asked for: beacons go to the local repeater only.
 """
@@ -31,7 +32,8 @@ from caproto.asyncio.utils import _TransportWrapper
 from caproto.server.common import DisconnectedCircuit, LoopExit, host_endian
 
 from beamline.core.errors import ProcessError
-from ioc.channel import Field, PutRefusedError
+from ioc.access import AccessControl, WriteDeniedError
+from ioc.channel import Field, PutRefusedError, shown
 
 __all__ = ["Context"]
 
@@ -68,6 +70,15 @@ class _Circuit(_VirtualCircuit):
         self.write_event = _AlwaysSet()
         self._monitors: deque[Any] = deque()
         self._monitors_waiting = asyncio.Event()
+        self._allowed = context.access.allows_host(
+            self.circuit.address[0], self.circuit.our_address[0]
+        )
+        self._denial_logged = False
+
+    @property
+    def queue_depth(self) -> int:
+        """Number of monitor updates that wait for sending."""
+        return len(self._monitors)
 
     async def recv(self) -> None:
         """Take bytes from the client; one that does not speak Channel Access is sent away."""
@@ -85,6 +96,7 @@ class _Circuit(_VirtualCircuit):
         self._monitors.append(command)
         if len(self._monitors) > _BACKLOG:
             newest = {update.subscriptionid: update for update in self._monitors}
+            self.context.coalesced += len(self._monitors) - len(newest)
             self._monitors = deque(newest.values())
         self._monitors_waiting.set()
 
@@ -119,12 +131,53 @@ class _Circuit(_VirtualCircuit):
             # caproto compares the channel object with its number here and cancels nothing.
             _, entry = self._get_db_entry_from_command(command)
             await self._cull_subscriptions(entry, lambda sub: sub.channel.sid == command.sid)
-        return await super()._process_command(command)
+        response = await super()._process_command(command)
+        if isinstance(command, ca.CreateChanRequest):
+            return [
+                ca.AccessRightsResponse(command.cid, self._rights(self.context[command.name]))
+                if isinstance(part, ca.AccessRightsResponse)
+                else part
+                for part in response
+            ]
+        return response
+
+    # ---- access
+
+    def _denial(self, entry: Field) -> str:
+        """Why the client may not write to a field; empty if it may."""
+        if entry.read_only:
+            return "the PV is read-only"
+        if not self._allowed:
+            return f"the host {self.circuit.address[0]} is not on the IOC's list of writers"
+        if not self.context.access.online and not entry.always_writable:
+            return "the IOC is switched to OFFLINE"
+        return ""
+
+    def _rights(self, entry: Field) -> ca.AccessRights:
+        read = ca.AccessRights.READ
+        return read if self._denial(entry) else read | ca.AccessRights.WRITE
+
+    async def announce_rights(self) -> None:
+        """Tell the client its present rights on all its channels."""
+        with contextlib.suppress(DisconnectedCircuit):
+            await self.send(
+                *(
+                    ca.AccessRightsResponse(channel.cid, self._rights(self.context[channel.name]))
+                    for channel in self.circuit.channels_sid.values()
+                    if channel.states[ca.SERVER] is ca.CONNECTED
+                )
+            )
+
+    # ---- puts
 
     def _process_put(self, command: Any) -> list[Any]:
         channel, entry = self._get_db_entry_from_command(command)
         notify = isinstance(command, ca.WriteNotifyRequest)
         try:
+            if reason := self._denial(entry):
+                raise WriteDeniedError(
+                    f"{channel.name} was not set to {shown(command.data)}: {reason}."
+                )
             data_type = command.data_type
             if data_type in (ca.ChannelType.PUT_ACKS, ca.ChannelType.PUT_ACKT):
                 self.tasks.create(entry.write_from_dbr(command.data, data_type, command.metadata))
@@ -135,7 +188,7 @@ class _Circuit(_VirtualCircuit):
             return self._refusal(command, channel, notify, error)
         if not notify:
             if completion is not None:
-                completion.add_done_callback(_forget_result)
+                completion.add_done_callback(self._note_result)
             return []
         if completion is None or (completion.done() and completion.exception() is None):
             return [*self._take_monitors(), channel.write(ioid=command.ioid, status=1)]
@@ -156,20 +209,30 @@ class _Circuit(_VirtualCircuit):
         except DisconnectedCircuit:
             await self._on_disconnect()
 
+    def _note_result(self, completion: asyncio.Future[None]) -> None:
+        if not completion.cancelled() and (error := completion.exception()) is not None:
+            self.context.refused += 1
+            _log.warning("put failed: %s (Client %s:%s.)", error, *self.circuit.address)
+
     def _refusal(self, command: Any, channel: Any, notify: bool, error: Exception) -> list[Any]:
-        _log.warning("put refused: %s", error)
+        host, port = self.circuit.address
+        status = ca.CAStatus.ECA_PUTFAIL
+        if isinstance(error, WriteDeniedError):
+            status = ca.CAStatus.ECA_NOWTACCESS
+            self.context.denied += 1
+            if not self._denial_logged:
+                self._denial_logged = True
+                _log.warning(
+                    "put denied: %s (Client %s:%s; more from it are only counted.)",
+                    error, host, port,
+                )  # fmt: skip
+        else:
+            self.context.refused += 1
+            _log.warning("put refused: %s (Client %s:%s.)", error, host, port)
         if notify:
-            status = ca.CAStatus.ECA_PUTFAIL.value.code_with_severity
-            return [channel.write(ioid=command.ioid, status=status)]
+            return [channel.write(ioid=command.ioid, status=status.value.code_with_severity)]
         cid, _ = self._get_ids_from_command(command)
-        return [
-            ca.ErrorResponse(command, cid, status=ca.CAStatus.ECA_PUTFAIL, error_message=str(error))
-        ]
-
-
-def _forget_result(completion: asyncio.Future[None]) -> None:
-    if not completion.cancelled() and (error := completion.exception()) is not None:
-        _log.warning("put failed: %s", error)
+        return [ca.ErrorResponse(command, cid, status=status, error_message=str(error))]
 
 
 class Context(_Context):
@@ -183,8 +246,15 @@ class Context(_Context):
         IPv4 address to listen on.
     port
         TCP and UDP port; 0 takes one that is free for both.
-    beacon_address
-        Where beacons go: the local repeater.
+    access
+        Who may write; clients of this machine by default.
+
+    Attributes
+    ----------
+    coalesced : int
+        Updates that a newer one replaced because their client did not read.
+    refused, denied : int
+        Puts refused for their value or for the state of things, and for lack of access.
 
     Raises
     ------
@@ -200,14 +270,40 @@ class Context(_Context):
         *,
         interface: str = "127.0.0.1",
         port: int = 0,
+        access: AccessControl | None = None,
     ) -> None:
         super().__init__(dict(pvdb), interfaces=[interface])
+        self.access = access or AccessControl()
+        self.coalesced = self.refused = self.denied = 0
         self.interface = interface
         self._tcp, self._udp = _bind(interface, port)
         self.port = int(self._tcp.getsockname()[1])
         self.ca_server_port = self.port
         # Fields give this object to `deliver`; caproto passes it through as "the queue".
         self.subscription_queue = self
+
+    # ---- what the health records show
+
+    def clients(self) -> int:
+        """Count the connections that are open."""
+        return len(self.circuits)
+
+    def connections(self) -> int:
+        """Count the channels that are open."""
+        return sum(len(circuit.circuit.channels_sid) for circuit in self.circuits)
+
+    def queue_depth(self) -> int:
+        """Count the updates that wait for the client that has most of them waiting."""
+        return max((circuit.queue_depth for circuit in self.circuits), default=0)
+
+    def set_online(self, online: bool) -> None:
+        """Let the allowed hosts write, or nobody; clients are told."""
+        if online != self.access.online:
+            self.access.online = online
+            for circuit in self.circuits:
+                circuit.tasks.create(circuit.announce_rights())
+
+    # ---- values
 
     def deliver(self, spec: Any, metadata: Any, values: Any, flags: int, only: Any = None) -> None:
         """Send an update to the subscribers of `spec`, or to one of them."""

@@ -34,12 +34,18 @@ class WriterProcess:
         Address of the device server.
     listener
         Is told about events.
+
+    Attributes
+    ----------
+    restarts : int
+        How often it had to be started again.
     """
 
     def __init__(self, host: str, port: int, listener: WriterListener) -> None:
         self._server = f"{host}:{port}"
         self._listener = listener
         self._process: asyncio.subprocess.Process | None = None
+        self.restarts = 0
 
     def command(self, **command: Any) -> bool:
         """Send a command; return False if there is no writer to take it."""
@@ -68,6 +74,7 @@ class WriterProcess:
                 await self._end(process)
             if asyncio.get_running_loop().time() - started > 2 * longest:
                 delay = _BACK_OFF[0]
+            self.restarts += 1
             message = f"the frame writer ended with status {status} and is started again"
             _log.error("%s", message)
             self._listener.writer_event("died", {"message": message})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["AREA_DETECTOR", "PVS", "SCALER", "SCALER_CHANNELS", "PVSpec", "spec"]
+__all__ = ["AREA_DETECTOR", "MACHINE", "PVS", "SCALER", "SCALER_CHANNELS", "PVSpec", "spec"]
 
 Record = Literal["ai", "ao", "bi", "bo", "mbbo", "motor"]
 
@@ -95,6 +95,8 @@ SCALER = "SCALER1"
 SCALER_CHANNELS: tuple[str, ...] = ("time", "DET:I0", "DET:IT", "DET:IF", "DET:IR", "DET:XRD")
 #: Area detector: ``AD1:cam1:…``, ``AD1:HDF1:…``, ``AD1:image1:…``.
 AREA_DETECTOR = "AD1"
+#: Areas of the machine and of the building: nobody at the beamline writes there.
+MACHINE: tuple[str, ...] = ("RING:", "VACUUM:", "HUTCH:")
 
 _BY_SUFFIX = {pv.suffix: pv for pv in PVS}
 

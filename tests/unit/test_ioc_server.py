@@ -19,6 +19,8 @@ from ioc.server import Context
 class Client:
     """One connection with its channels."""
 
+    host = "here"
+
     def __init__(self, context: Context) -> None:
         self._address = ("127.0.0.1", context.port)
         self.circuit = ca.VirtualCircuit(our_role=ca.CLIENT, address=self._address, priority=0)
@@ -27,7 +29,7 @@ class Client:
     async def open(self, *names: str) -> list[Any]:
         self.reader, self.writer = await asyncio.open_connection(*self._address)
         self.send(ca.VersionRequest(priority=0, version=13))
-        self.send(ca.HostNameRequest("here"), ca.ClientNameRequest("me"))
+        self.send(ca.HostNameRequest(self.host), ca.ClientNameRequest("me"))
         channels = [ca.ClientChannel(name, self.circuit, cid=i) for i, name in enumerate(names)]
         for channel in channels:
             self.send(channel.create())

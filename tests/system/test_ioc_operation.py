@@ -1,0 +1,116 @@
+"""The IOC as a facility runs it: health records, write access, settings that survive."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+from ioc_stack import Stack, running
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("operation")) as stack:
+        yield stack
+
+
+def test_health_records(stack: Stack):
+    found = stack.client(
+        """
+        beat = pv("IOC:HEARTBEAT")
+        beats = []
+        beat.add_callback(lambda value, **_: beats.append(value))
+        names = ("CA_CLNT_CNT CA_CONN_CNT MEM_USED FD_CNT IOC_CPU_LOAD CAQ_DEPTH CAQ_COALESCED "
+                 "LINK_RECONNECTS LINK_LATENCY RECORD_CNT PROCESS_ID").split()
+        pvs = {name: pv("IOC:" + name) for name in names}
+        time.sleep(2.5)
+        tell(beats=beats, **{name: p.get() for name, p in pvs.items()},
+             texts={n: get("IOC:" + n, as_string=True)
+                    for n in ("UPTIME", "STARTTOD", "LINK_STATE", "WRITER_STATE", "ACCESS")},
+             limits=[pvs["CA_CLNT_CNT"].upper_warning_limit, pvs["CA_CLNT_CNT"].upper_alarm_limit],
+             severities=[p.severity for p in pvs.values()])
+        """
+    )
+    beats = found["beats"]
+    assert len(beats) >= 2
+    assert beats == sorted(set(beats))
+    assert found["CA_CLNT_CNT"] == 1
+    assert found["CA_CONN_CNT"] >= 12
+    assert found["PROCESS_ID"] == stack.ioc.pid
+    assert found["MEM_USED"] > 1e7
+    assert found["FD_CNT"] > 5
+    assert 0 < found["LINK_LATENCY"] < 1000
+    assert found["texts"]["LINK_STATE"] == "Connected"
+    assert found["texts"]["WRITER_STATE"] == "Ready"
+    assert found["texts"]["UPTIME"].startswith("00:")
+    assert found["limits"] == [100.0, 175.0]
+    assert set(found["severities"]) <= {0, 1}
+
+
+def test_machine_values_can_only_be_read(stack: Stack):
+    found = stack.client(
+        """
+        names = ["RING:CURRENT", "RING:CURRENT.DESC", "VACUUM:PRESSURE", "HUTCH:TEMP",
+                 "HUTCH:TEMP.PROC", "IOC:HEARTBEAT"]
+        tell(access=[pv(name).write_access for name in names],
+             others=[pv(name).write_access for name in ("ATTEN:FACTOR", "SAMPLE:X")])
+        """
+    )
+    assert found["access"] == [False] * 6
+    assert found["others"] == [True] * 2
+
+
+def test_offline_is_seen_by_clients(stack: Stack):
+    found = stack.client(
+        """
+        factor, mode = pv("ATTEN:FACTOR"), pv("IOC:ACCESS")
+        def until(condition):
+            end = time.time() + 5
+            while not condition():
+                assert time.time() < end
+                time.sleep(0.01)
+        mode.put("OFFLINE", wait=True)
+        until(lambda: not factor.write_access)
+        tell(offline=mode.write_access, severity=get("IOC:ACCESS.SEVR"))
+        mode.put("Running", wait=True)
+        until(lambda: factor.write_access)
+        factor.put(0.5, wait=True)
+        tell(factor=factor.get(use_monitor=False))
+        factor.put(1.0, wait=True)
+        """
+    )
+    assert found["offline"] is True
+    assert found["severity"] == 2
+    assert found["factor"] == 0.5
+
+
+def test_a_caproto_client_learns_why_it_may_not_write(stack: Stack):
+    code = """
+        from caproto.sync.client import write
+        for name, value in (("BL02:RING:CURRENT", 1.0), ("BL02:ATTEN:FACTOR", 7.0)):
+            response = write(name, [value], notify=True, timeout=5)
+            print(response.status.name)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **stack.environment},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["ECA_NOWTACCESS", "ECA_PUTFAIL"]
+    assert "BL02:RING:CURRENT was not set to 1.0: the PV is read-only. (Client 127.0.0.1:" in (
+        stack.log()
+    )
+    found = stack.client(
+        """
+        denied, refused = pv("IOC:CA_PUT_DENIED"), pv("IOC:CA_PUT_REFUSED")
+        end = time.time() + 5
+        while not (denied.get() and refused.get()) and time.time() < end:
+            time.sleep(0.05)
+        tell(counts=[denied.get(), refused.get()])
+        """
+    )
+    assert min(found["counts"]) >= 1
