@@ -81,6 +81,7 @@ class AreaDetector(Device):
     array_counter = Cpt(
         FreshSignal, "cam1:ArrayCounter_RBV", write_pv="cam1:ArrayCounter", kind="omitted"
     )
+    status_message = Cpt(EpicsSignalRO, "cam1:StatusMessage_RBV", kind="omitted", string=True)
     size_x = Cpt(EpicsSignalRO, "cam1:SizeX_RBV", kind="omitted")
     size_y = Cpt(EpicsSignalRO, "cam1:SizeY_RBV", kind="omitted")
 
@@ -331,15 +332,22 @@ class AreaDetector(Device):
         return bool(acquire.value)
 
     def _outcome(self) -> list[Any]:
-        return [self.array_counter, self.num_captured, self.dropped, self.write_status]
+        return [
+            self.acquire, self.array_counter, self.num_captured, self.dropped, self.write_status,
+        ]  # fmt: skip
 
     def _verify(self, operation: Operation, samples: list[Sample]) -> None:
-        taken, captured, dropped, status = samples
+        acquire, taken, captured, dropped, status = samples
         before, self._captured = self._captured, int(captured.value)
         if status.value or status.severity >= INVALID:
             raise DetectorError(
                 f"{operation.what} was not written: {get(self.write_message)!r} "
                 f"({self.write_status.pvname}, alarm {status.alarm})."
+            )
+        if acquire.severity >= INVALID:
+            raise DetectorError(
+                f"{operation.what} was not taken: {self.acquire.pvname} is in alarm, "
+                f"{acquire.alarm}: {get(self.status_message) or 'no reason given'}."
             )
         if operation.stopped:
             if operation.stop_is_success:

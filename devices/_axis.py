@@ -20,6 +20,8 @@ __all__ = ["Axis", "AxisLimitError"]
 
 #: Seconds that a motion may take beyond distance/velocity.
 _GRACE = 10.0
+#: Bits of MSTA.
+_STALLED, _ENCODER_PRESENT, _PROBLEM = 1 << 6, 1 << 8, 1 << 9
 
 
 class AxisLimitError(MotorLimitError, LimitError):
@@ -56,6 +58,9 @@ class Axis(EpicsMotor):
     motor_done_move = Cpt(FreshSignalRO, ".DMOV", kind="omitted", auto_monitor=True)
     limit_violation = Cpt(FreshSignalRO, ".LVIO", kind="omitted", auto_monitor=True)
     missed = Cpt(FreshSignalRO, ".MISS", kind="omitted", auto_monitor=True)
+    status_word = Cpt(FreshSignalRO, ".MSTA", kind="omitted")
+    high_switch = Cpt(FreshSignalRO, ".HLS", kind="omitted")
+    low_switch = Cpt(FreshSignalRO, ".LLS", kind="omitted")
     resolution = Cpt(EpicsSignal, ".MRES", kind="omitted", auto_monitor=True)
     retry_deadband = Cpt(EpicsSignal, ".RDBD", kind="omitted", auto_monitor=True)
 
@@ -252,7 +257,7 @@ class Axis(EpicsMotor):
         if readback.severity > self.tolerated_alarm:
             raise MotionError(
                 f"{operation.what} ended with {self.user_readback.pvname} in alarm, "
-                f"{readback.alarm}: {where}."
+                f"{readback.alarm}: {self._trouble()}{where}."
             )
         if operation.stopped and (operation.stop_is_success or not arrived):
             if operation.stop_is_success:
@@ -268,6 +273,19 @@ class Axis(EpicsMotor):
                 f"{operation.what} did not arrive: {where}, the tolerance is "
                 f"{self.tolerance:g} {self.egu}, {self.missed.pvname} is {int(missed.value)}."
             )
+
+    def _trouble(self) -> str:
+        """Say what the record says is wrong, as the beginning of a sentence; empty if nothing."""
+        status, high, low = read_many([self.status_word, self.high_switch, self.low_switch])
+        for pressed, signal, side in (
+            (high, self.high_switch, "high"), (low, self.low_switch, "low"),
+        ):  # fmt: skip
+            if pressed.value:
+                return f"it stands on its {side} limit switch ({signal.pvname} is 1), "
+        bits = int(status.value)
+        problem = bits & _PROBLEM and not bits & _ENCODER_PRESENT
+        words = "the axis has stalled" if bits & _STALLED else "its encoder is lost" * bool(problem)
+        return f"{words} ({self.status_word.pvname} is {bits:#x}), " if words else ""
 
     def _progress_to(self, target: float) -> Callable[..., Callable[[], None]]:
         initial = self.position

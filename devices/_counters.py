@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,11 +153,18 @@ class IonChambers(Device):
     def _verify(self, operation: Operation, read: list[Sample]) -> None:
         signals = self._recorded()
         count, *samples = read
-        for signal, sample in zip(signals, samples, strict=True):
-            if sample.severity >= INVALID:
-                raise DetectorError(
-                    f"{operation.what} failed: {signal.pvname} is in alarm, {sample.alarm}."
-                )
+        invalid = [
+            (signal, sample)
+            for signal, sample in zip(signals, samples, strict=True)
+            if sample.severity >= INVALID
+        ]
+        if invalid:
+            # The record has one alarm for all channels; those that read nothing have no value.
+            silent = [pair for pair in invalid if math.isnan(pair[1].value)] or invalid
+            raise DetectorError(
+                f"{operation.what} failed: {silent[0][0].pvname} ({silent[0][0].name}) is in "
+                f"alarm, {silent[0][1].alarm}; it reads {silent[0][1].value:g}."
+            )
         if operation.stopped and not operation.stop_is_success:
             raise DetectorError(f"{operation.what} was stopped before its end.")
         latched_at = max(sample.timestamp for sample in samples)

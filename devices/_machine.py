@@ -37,7 +37,9 @@ class _FreshDevice(Device):
 class Ring(_FreshDevice):
     """Storage ring: ``ring_current`` (mA)."""
 
-    current = Named(FreshSignalRO, "CURRENT", name="ring_current", kind="normal", units="mA")
+    current = Named(
+        FreshSignalRO, "CURRENT", name="ring_current", kind="normal", units="mA", auto_monitor=True
+    )
 
 
 class Environment(_FreshDevice):

@@ -65,6 +65,7 @@ class AreaDetector:
         self._total = 0
         self._first = 0
         self._lost = False
+        self._dead = False
         self._waiting: list[asyncio.Future[None]] = []
         self._settings: dict[str, tuple[str, float]] = {}
         self._add_records()
@@ -214,6 +215,8 @@ class AreaDetector:
             self._fail(self.files.problem)
         elif self._ended and self._lost:
             self._fail("the frame writer lost its connection during the acquisition")
+        elif self._ended and self._dead:
+            self._fail("the detector delivers no frames")
         elif self._ended and self._total in (self._first, self.files.last_frame + 1):
             self.cam.set("DetectorState_RBV", _IDLE)
             self._end()
@@ -228,9 +231,19 @@ class AreaDetector:
         _log.error("%sAcquire: %s", self.cam.prefix, problem)
         self.cam.set("StatusMessage_RBV", problem[:39])
         self.cam.set("DetectorState_RBV", _ERROR)
-        status = AlarmStatus.WRITE if self._link.connected else AlarmStatus.COMM
-        self.cam.alarm(status, AlarmSeverity.INVALID_ALARM)
+        if self._dead and self._link.connected:
+            self._alarm_acquisition()
+        else:
+            status = AlarmStatus.WRITE if self._link.connected else AlarmStatus.COMM
+            self.cam.alarm(status, AlarmSeverity.INVALID_ALARM)
         self._end(PutRefusedError(f"{self.cam.prefix}Acquire: {problem}."))
+
+    def _alarm_acquisition(self) -> None:
+        """Say that no frames can be had; the settings are as good as ever."""
+        for name in ("Acquire", "Acquire_RBV", "DetectorState_RBV"):
+            record = self.cam.records[name]
+            record.touch()
+            record.set_alarm(AlarmStatus.READ, AlarmSeverity.INVALID_ALARM)
 
     def _end(self, failure: PutRefusedError | None = None) -> None:
         self._accepted = self._ended = False
@@ -258,6 +271,12 @@ class AreaDetector:
             self._total = int(float(values["TOTAL"]))
         if "LOST" in values:
             self._lost = bool(float(values["LOST"]))
+        if "FAULT" in values:
+            self._dead = bool(float(values["FAULT"]))
+            if self._dead:
+                self._alarm_acquisition()
+            else:
+                self.cam.clear_alarm()
         if "NX" in values and "NY" in values:
             self._set_shape((int(float(values["NY"])), int(float(values["NX"]))))
         if "ACQUIRING" in values and self._accepted:
@@ -277,7 +296,8 @@ class AreaDetector:
 
     def link_up(self) -> None:
         """End the alarms, give settings back to a server that forgot them, ask for geometry."""
-        self.cam.clear_alarm()
+        if not self._dead:
+            self.cam.clear_alarm()
         # What failed because of the connection is over; the next put may do.
         if not self.cam.get("Acquire_RBV"):
             self.cam.set("DetectorState_RBV", _IDLE)

@@ -193,9 +193,6 @@ class AxisRecord(Record):
             if suffix in values:
                 self._post(**{raw: int(float(values[suffix]))})
         high, low = self._get("RHLS"), self._get("RLLS")
-        # A switch that closes exactly where the motor was sent has stopped nothing.
-        if self._get("DRBV") == self._get("DVAL"):
-            high = low = 0
         if self._coordinates.direction < 0:
             high, low = low, high
         self._post(HLS=high, LLS=low)

@@ -90,7 +90,7 @@ class Input(Record):
         raise PutRefusedError(f"{self.name} is read-only, so {value:g} was refused.")
 
     def mirror(self, text: str, stamp: float) -> None:
-        """Take a value from the device server.
+        """Take a value from the device server; NaN says that a device has none.
 
         Raises
         ------
@@ -99,6 +99,11 @@ class Input(Record):
         """
         self.touch(stamp)
         number = float(text)
+        if math.isnan(number) and isinstance(self.value, Double):
+            self._posted = None
+            self.value.post(number, monitor=False)
+            self.set_alarm(AlarmStatus.READ, AlarmSeverity.INVALID_ALARM)
+            return
         if not math.isfinite(number):
             raise ValueError("not a finite number")
         if isinstance(self.value, Enum):

@@ -6,6 +6,8 @@ positions. Where the record's documentation leaves room, this was chosen:
 - A put is answered when DMOV is back at 1, also a put made, or overtaken, while the motor pauses:
   then DMOV stays 0 until Go.
 - HOMF and HOMR move to dial 0, or to the limit next to it: the axes have no home switch.
+- A move that nobody stopped and that ends farther from its target than RDBD sets MISS and, beyond
+  what motorRecord does, raises the alarm STATE, MAJOR until the readback is right or moves again.
 - FOFF = Frozen with SET = Set would load a position into the controller, which the axes can't.
 """
 
@@ -60,6 +62,7 @@ class Motor(AxisRecord):
         self._stopping = False
         self._held = False  # a target is set that SPMG does not let the motor go to
         self._fault = False  # the server refused to move
+        self._astray = False  # the last move ended outside of the retry deadband
         self._last_news = 0.0
 
     # ---- moving
@@ -100,7 +103,7 @@ class Motor(AxisRecord):
         return self._send_move(dial)
 
     def _send_move(self, dial: float) -> Completion:
-        self._stopping = self._fault = self._held = False
+        self._stopping = self._fault = self._held = self._astray = False
         self._last_news = time.monotonic()
         completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(completion)
@@ -152,7 +155,14 @@ class Motor(AxisRecord):
             return
         if self._stopping or any(self._get(button) for button in _BUTTONS):
             self._post_target(self._get("DRBV"))
+        elif not self._on_target():
+            self._astray = True
+            self._post(MISS=1)
+            self._evaluate_alarm()
         self._end_motion()
+
+    def _on_target(self) -> bool:
+        return bool(abs(self._get("DVAL") - self._get("DRBV")) <= self._get("RDBD"))
 
     def _end_motion(self, failure: BeamlineError | None = None) -> None:
         """Declare the motor at rest and answer everybody who waits for it."""
@@ -283,8 +293,10 @@ class Motor(AxisRecord):
             self._post_target(self._setpoint)
         if "MSTA" in values:
             self._post(MSTA=int(float(values["MSTA"])))
+            self._fault = self._fault and bool(self._get("MSTA") & (_STALLED | _PROBLEM))
         if "RBV" in values:
             self._post_readback(float(values["RBV"]))
+            self._astray = self._astray and not self._on_target()
         self._take_switches(values)
         self._evaluate_alarm()
         self._post(MOVN=int(not self._tracker.at_rest))
@@ -299,7 +311,7 @@ class Motor(AxisRecord):
             self.set_alarm(AlarmStatus.HIGH, limit_severity)
         elif self._get("LLS") and limit_severity:
             self.set_alarm(AlarmStatus.LOW, limit_severity)
-        elif self._fault or status & (_STALLED | _PROBLEM):
+        elif self._fault or self._astray or status & (_STALLED | _PROBLEM):
             self.set_alarm(AlarmStatus.STATE, AlarmSeverity.MAJOR_ALARM)
         else:
             self.clear_alarm()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
+
+from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import BeamlineError, ConnectionLostError
 from beamline.core.pvs import SCALER, SCALER_CHANNELS, spec
@@ -188,7 +191,6 @@ class Scaler(Record):
     def mirror(self, values: Mapping[str, str], stamp: float) -> None:
         """Take new values, by suffix of the device server's PVs; the counts come all at once."""
         self.touch(stamp)
-        self.clear_alarm()
         if "DET:EXPOSURE" in values and not self._waiting:
             self._post_preset(float(values["DET:EXPOSURE"]))
         if "DET:ELAPSED" in values:
@@ -199,6 +201,11 @@ class Scaler(Record):
         for suffix, number in self._channels.items():
             if suffix in values:
                 self.fields[f"S{number}"].post(float(values[suffix]))
+        # A channel without a value reads nothing; the record has one alarm for all of them.
+        if any(math.isnan(self.fields[f"S{number}"].current) for number in self._channels.values()):
+            self.set_alarm(AlarmStatus.READ, AlarmSeverity.INVALID_ALARM)
+        else:
+            self.clear_alarm()
         if "DET:COUNTING" in values:
             if float(values["DET:COUNTING"]):
                 self.fields["CNT"].post(1)

@@ -7,6 +7,7 @@ what was found, and what to do. Each class also inherits a builtin, so callers c
 from __future__ import annotations
 
 __all__ = [
+    "BeamLostError",
     "BeamlineError",
     "ConfigurationError",
     "ConnectionLostError",
@@ -58,6 +59,10 @@ class MotionError(BeamlineError, RuntimeError):
 
 class DetectorError(BeamlineError, RuntimeError):
     """A detector did not deliver what it was asked for."""
+
+
+class BeamLostError(BeamlineError, RuntimeError):
+    """There is no beam, so what was measured is worth nothing."""
 
 
 class FileFormatError(BeamlineError, ValueError):

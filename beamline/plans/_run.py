@@ -22,6 +22,7 @@ from bluesky.utils import (
 )
 
 from beamline.core.errors import BeamlineError, MotorLimitError
+from beamline.plans._beam import watching_beam
 from beamline.plans.metadata import name_of, running_engine
 
 __all__ = ["Plan", "check_limits", "guarded_run", "move", "safe_state", "take_point"]
@@ -114,7 +115,8 @@ def guarded_run(
     detectors, motors
         Staged for the run; stopped on an error.
     shutter
-        Opened for the run, or None.
+        Opened for the run, or None. With one, the run needs beam: it fails when the ring has none,
+        unless a suspender waits for it.
     baseline
         Read before and after, unless the RunEngine does so itself.
     settings
@@ -174,7 +176,7 @@ def guarded_run(
         ours = list(baseline) if not baseline_seen else []
         yield from read_baseline(ours)
         yield from bps.stage_all(*detectors)
-        yield from body()
+        yield from watching_beam(body(), shutter)
         yield from bps.unstage_all(*detectors)
         yield from read_baseline(ours)
 

@@ -1,67 +1,9 @@
-"""A simulated beamline for the tests: device server and IOC, started once, on free ports.
+"""A simulated beamline for the tests: device server and IOC, started once, on free ports."""
 
-Channel Access reads its environment when it is loaded, which a test module may do by importing
-ophyd. So the ports are chosen here, at import, before the modules of this folder.
-"""
-
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import event_model
 import pytest
-
-from beamline.core.config import Settings, load_settings
-from beamline.core.epics import client_environment
-from beamline.core.processes import Child, free_port
-from beamline.simulation import start_ioc, start_server
-
-MAIN_PORT, SPARE_PORT = free_port(), free_port()
-os.environ.update(client_environment(MAIN_PORT))
-os.environ["EPICS_CA_ADDR_LIST"] += f" 127.0.0.1:{SPARE_PORT}"
-
-TIME_SCALE = 50.0
-
-
-@dataclass
-class Stack:
-    """A device server and an IOC."""
-
-    settings: Settings
-    folder: Path
-    server: Child
-    ioc: Child
-
-    @property
-    def prefix(self) -> str:
-        return self.settings.prefix
-
-    @property
-    def address(self) -> str:
-        return f"{self.server.info['host']}:{self.server.info['port']}"
-
-    def restart_ioc(self) -> None:
-        self.ioc.stop()
-        self.ioc = start_ioc(self.settings, self.address, self.folder)
-
-    def stop(self) -> None:
-        self.ioc.stop()
-        self.server.stop()
-
-
-def start_stack(prefix: str, port: int, folder: Path, time_scale: float = TIME_SCALE) -> Stack:
-    settings = load_settings(
-        environment={}, prefix=prefix, device_port=0, ioc_port=port, time_scale=time_scale,
-        sample=("Cu", "Fe"),
-    )  # fmt: skip
-    server = start_server(settings, folder)
-    try:
-        ioc = start_ioc(settings, f"127.0.0.1:{server.info['port']}", folder)
-    except BaseException:
-        server.stop()
-        raise
-    return Stack(settings, folder, server, ioc)
+from simulated_beamline import MAIN_PORT, SPARE_PORT, Documents, Stack, start_stack
 
 
 @pytest.fixture(scope="session")
@@ -101,36 +43,6 @@ def fragile_bl(fragile, tmp_path):
     beamline.connect(timeout=20)
     yield beamline
     beamline.destroy()
-
-
-class Documents:
-    """Collects documents, each checked against event-model's schema."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, dict]] = []
-
-    def __call__(self, name, doc):
-        event_model.schema_validators[event_model.DocumentNames[name]].validate(doc)
-        self.seen.append((name, doc))
-
-    def all(self, name):
-        return [doc for found, doc in self.seen if found == name]
-
-    def descriptor(self, stream):
-        (doc,) = [doc for doc in self.all("descriptor") if doc["name"] == stream]
-        return doc
-
-    def events(self, stream):
-        uid = self.descriptor(stream)["uid"]
-        return [doc for doc in self.all("event") if doc["descriptor"] == uid]
-
-    @property
-    def start(self):
-        return self.all("start")[-1]
-
-    @property
-    def stop(self):
-        return self.all("stop")[-1]
 
 
 @pytest.fixture

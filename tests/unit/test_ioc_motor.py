@@ -389,12 +389,27 @@ async def test_a_limit_switch_where_nobody_sent_the_motor_is_an_alarm():
     rig.news(**{"": 5.0, "RBV": 3.0, "DMOV": 1, "HLS": 1})
     assert rig.get("HLS") == 1
     assert rig.motor.alarm.severity == AlarmSeverity.MAJOR_ALARM
-    # One that closes exactly where the motor was sent is none.
-    rig.put("VAL", 10000.0)
+    assert rig.motor.alarm.status == AlarmStatus.HIGH
+    rig.put("VAL", 1.0)
     rig.link.ok()
-    rig.news(**{"": 10000.0, "RBV": 10000.0, "DMOV": 1, "HLS": 1})
-    assert (rig.get("HLS"), rig.get("RHLS")) == (0, 1)
+    rig.news(**{"": 1.0, "RBV": 1.0, "DMOV": 1, "HLS": 0})
     assert rig.motor.alarm.severity == AlarmSeverity.NO_ALARM
+
+
+@in_loop
+async def test_a_move_that_ends_elsewhere_is_missed_and_in_alarm_until_it_is_right():
+    rig = Rig()
+    done = rig.put("VAL", 5.0)
+    rig.link.ok()
+    rig.news(DMOV=0)
+    rig.news(**{"": 5.0, "DMOV": 1})  # the readback does not follow
+    assert done.done()
+    assert (rig.get("MISS"), rig.get("RBV"), rig.get("VAL")) == (1, 0.0, 5.0)
+    assert rig.motor.alarm.status == AlarmStatus.STATE
+    assert rig.motor.alarm.severity == AlarmSeverity.MAJOR_ALARM
+    rig.news(RBV=5.0)
+    assert rig.motor.alarm.severity == AlarmSeverity.NO_ALARM
+    assert rig.get("MISS") == 1
 
 
 @in_loop

@@ -6,20 +6,31 @@
 
 enum { STREAM_VACUUM = 0x7661, STREAM_TEMPERATURE = 0x7465 };
 
-double ring_current(const struct config *config, double t)
+double ring_current(const struct ring *ring, const struct config *config, double t)
 {
+    if (ring->dumped)
+        return 0.0;
+    if (t < ring->full)
+        return fmax(config->ring_max_mA - (ring->full - t) * config->ring_fill_mA_per_s, 0.0);
     double lifetime = config->ring_lifetime_h * 3600.0;
     double decay = lifetime * log(config->ring_max_mA / config->ring_min_mA);
     double refill = (config->ring_max_mA - config->ring_min_mA) / config->ring_fill_mA_per_s;
-    double phase = fmod(fmax(t, 0.0), decay + refill);
+    double phase = fmod(fmax(t - ring->full, 0.0), decay + refill);
     if (phase < decay)
         return config->ring_max_mA * exp(-phase / lifetime);
     return config->ring_min_mA + (phase - decay) * config->ring_fill_mA_per_s;
 }
 
-double ring_reading(const struct config *config, double t)
+double ring_reading(const struct ring *ring, const struct config *config, double t)
 {
-    return round(ring_current(config, t) * 1e3) / 1e3;
+    return round(ring_current(ring, config, t) * 1e3) / 1e3;
+}
+
+void ring_break(struct ring *ring, const struct config *config, double t, bool dumped)
+{
+    if (ring->dumped && !dumped)
+        ring->full = t + config->ring_max_mA / config->ring_fill_mA_per_s;
+    ring->dumped = dumped;
 }
 
 double flux_curve(const struct config *config, double energy)

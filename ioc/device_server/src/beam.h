@@ -7,6 +7,11 @@
 
 #include "config.h"
 
+struct ring {
+    bool dumped;
+    double full; /* when the refill behind the last dump is over; from then on it decays, s */
+};
+
 struct shutter {
     bool command;     /* where it was sent: true is open */
     bool open;        /* the state reported: changes when the blade arrives */
@@ -15,10 +20,14 @@ struct shutter {
 };
 
 /* Ring current in mA at time t: exponential decay from the maximum, and a refill at constant speed
- * whenever the minimum is reached. */
-double ring_current(const struct config *config, double t);
+ * whenever the minimum is reached. After a beam dump there is none until that is mended, and then
+ * the same refill starts from 0. */
+double ring_current(const struct ring *ring, const struct config *config, double t);
 /* As the current monitor shows it: in steps of 1 µA. */
-double ring_reading(const struct config *config, double t);
+double ring_reading(const struct ring *ring, const struct config *config, double t);
+
+/* Dump the beam at time `t`, or let it come back. */
+void ring_break(struct ring *ring, const struct config *config, double t, bool dumped);
 
 /* Intensity at an energy relative to the curve's maximum, flux_peak_eV. */
 double flux_curve(const struct config *config, double energy);

@@ -24,7 +24,7 @@ struct command {
     bool bare; /* takes no target: one is refused, not ignored (STOP:<motor> stops no motor) */
 };
 
-extern const struct command pv_commands[], detector_commands[], fly_commands[];
+extern const struct command pv_commands[], detector_commands[], fault_commands[], fly_commands[];
 
 /* Cut the value off a target at its last colon; NULL without one. */
 char *split_value(char *target);

@@ -98,9 +98,9 @@ static reply do_status(struct request *request)
     if (pv == NULL || pv_motor(pv) < 0)
         return reply_unknown_pv;
     const struct motor *motor = &request->sim->motors[pv_motor(pv)];
-    if (motor->stalled)
-        return reply_motor_fault;
-    return motor->moving ? "OK:MOVING" : "OK:IDLE";
+    if (motor->moving)
+        return "OK:MOVING";
+    return motor_faulty(motor, request->sim->now) ? reply_motor_fault : "OK:IDLE";
 }
 
 static reply do_motor_stop(struct request *request)

@@ -39,6 +39,25 @@ static void mark_unsent(struct connection *c)
     }
 }
 
+static void fire_hold(void *owner)
+{
+    struct connection *c = owner;
+    c->due = true;
+    connection_handle(c);
+}
+
+/* Whether a line has to wait because the link is slow (an injected fault). Commands about faults
+ * never do, so that it can be mended. */
+static bool held(struct connection *c, const char *line)
+{
+    double delay = fault_delay(&c->server->sim->faults);
+    if (delay <= 0.0 || c->due || strncmp(line, "FAULT", 5) == 0)
+        return false;
+    if (c->hold.place == 0)
+        timer_set(&c->server->timers, &c->hold, clock_real() + (int64_t)(delay * 1e9));
+    return true;
+}
+
 static bool backlogged(const struct connection *c)
 {
     return c->out.length > OUTPUT_HIGH && !c->session.frames;
@@ -46,7 +65,8 @@ static bool backlogged(const struct connection *c)
 
 static void set_interest(struct connection *c)
 {
-    unsigned interest = (c->ended || c->in_unread || backlogged(c) ? 0u : POLLER_READ)
+    bool full = c->length == sizeof c->input;
+    unsigned interest = (c->ended || full || c->in_unread || backlogged(c) ? 0u : POLLER_READ)
                         | (c->blocked ? POLLER_WRITE : 0u);
     if (interest != c->interest
         && poller_change(c->server->poller, c->source.descriptor, interest, &c->source))
@@ -106,6 +126,7 @@ bool connection_open(struct server *server, int descriptor)
     c->monitor = (struct timer){.fire = fire_monitor, .owner = c};
     c->update = (struct timer){.fire = fire_update, .owner = c};
     c->patience = (struct timer){.fire = fire_patience, .owner = c};
+    c->hold = (struct timer){.fire = fire_hold, .owner = c};
     c->interest = POLLER_READ;
     c->source.descriptor = descriptor;
     c->source.ready = connection_ready;
@@ -130,6 +151,7 @@ void connection_close(struct connection *c)
     timer_cancel(&c->server->timers, &c->monitor);
     timer_cancel(&c->server->timers, &c->update);
     timer_cancel(&c->server->timers, &c->patience);
+    timer_cancel(&c->server->timers, &c->hold);
     poller_remove(c->server->poller, c->source.descriptor);
     close(c->source.descriptor);
     if (c->previous != NULL)
@@ -162,6 +184,7 @@ static void handle_line(struct connection *c, char *line, size_t length)
         protocol_too_long(&c->session);
         return;
     }
+    fault_count_line(&c->server->sim->faults, &c->session);
     protocol_line(&c->session, c->server->sim, line, length);
     if (c->session.frames)
         c->out.limit = OUTPUT_LIMIT + c->frame_limit;
@@ -179,7 +202,7 @@ void connection_handle(struct connection *c)
     while (!c->leaving && !c->in_closed && !backlogged(c)) {
         char *line = c->input + used;
         char *end = memchr(line, '\n', c->length - used);
-        if (end == NULL)
+        if (end == NULL || held(c, line))
             break;
         *end = '\0';
         used += (size_t)(end - line) + 1;
@@ -193,6 +216,7 @@ void connection_handle(struct connection *c)
             break;
         }
     }
+    c->due = false;
     if (c->in_closed)
         return;
     c->length -= used;

@@ -17,7 +17,7 @@ struct connection {
     struct session session;
     struct buffer out;
     size_t frame_limit; /* bytes of queued frames */
-    struct timer monitor, update, patience;
+    struct timer monitor, update, patience, hold;
     struct connection *next, *previous, *next_unread, *next_unsent, *next_closed;
     unsigned interest;
     bool in_unread, in_unsent, in_closed;
@@ -25,6 +25,7 @@ struct connection {
     bool ended;      /* the client has sent its last byte */
     bool leaving;    /* after QUIT: sends the rest, then waits for the client to close */
     bool shut;       /* the sending direction is closed */
+    bool due;        /* its lines have waited for as long as the slow link wants */
     bool discarding; /* inside a line that was too long */
     size_t length;   /* of input */
     char input[INPUT_SIZE];

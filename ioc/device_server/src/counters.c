@@ -1,6 +1,7 @@
 #include "counters.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "sim.h"
 
@@ -19,6 +20,13 @@ void counters_start(struct counters *counters, const struct sim *sim, double sec
     counters->preset = seconds;
     counters->end = sim->now + seconds;
     counters->number++;
+    memcpy(counters->spoiled, counters->dead, sizeof counters->spoiled);
+}
+
+void counters_break(struct counters *counters, enum channel channel, bool dead)
+{
+    counters->dead[channel] = dead;
+    counters->spoiled[channel] |= dead;
 }
 
 void counters_latch(struct counters *counters, const struct sim *sim)
@@ -32,6 +40,10 @@ void counters_latch(struct counters *counters, const struct sim *sim)
     for (int c = 0; c < CHANNEL_COUNT; c++)
         counters->latched[c] = reading(&sim->config, (enum channel)c,
                                        counters->gate.expected[c], counters->elapsed, &rng);
+    /* A channel that was dead has no value: zeros would be taken for a dark beam. */
+    for (int c = 0; c < CHANNEL_COUNT; c++)
+        if (counters->spoiled[c])
+            counters->latched[c] = NAN;
     counters->gate.open = false;
 }
 
@@ -50,4 +62,7 @@ void counters_glance(struct counters *counters, const struct sim *sim,
     for (int c = 0; c < CHANNEL_COUNT; c++)
         counts[c] = reading(&sim->config, (enum channel)c, rate[c] * counters->exposure,
                             counters->exposure, &counters->glance);
+    for (int c = 0; c < CHANNEL_COUNT; c++)
+        if (counters->dead[c])
+            counts[c] = NAN;
 }

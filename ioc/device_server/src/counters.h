@@ -15,6 +15,8 @@ struct counters {
     double exposure;  /* DET:EXPOSURE, s */
     double latched[CHANNEL_COUNT];
     double elapsed;   /* of the latched counts, s */
+    bool dead[CHANNEL_COUNT];    /* reads nothing */
+    bool spoiled[CHANNEL_COUNT]; /* was dead at some time of the present count */
     uint64_t number;  /* counts so far: each draws its noise from a stream of its own */
     struct rng glance;
 };
@@ -22,12 +24,14 @@ struct counters {
 void counters_init(struct counters *counters, const struct config *config);
 /* Open the gate for a time; it must be closed. */
 void counters_start(struct counters *counters, const struct sim *sim, double seconds);
+/* Let a channel read nothing, or mend it. */
+void counters_break(struct counters *counters, enum channel channel, bool dead);
 /* Close it at the simulation's present time and latch. */
 void counters_latch(struct counters *counters, const struct sim *sim);
 double counters_next_event(const struct counters *counters);
 
 /* An exposure of DET:EXPOSURE seconds under present conditions that takes no time: for clients
- * which read a detector without counting. */
+ * which read a detector without counting. A dead channel gives NaN. */
 void counters_glance(struct counters *counters, const struct sim *sim,
                      double counts[CHANNEL_COUNT]);
 

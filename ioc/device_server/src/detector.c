@@ -116,7 +116,7 @@ void detector_event(struct detector *detector, struct sim *sim)
     }
     gate_advance(&detector->gate, sim, sim->now);
     detector->gate.open = false;
-    detector->exposed = true;
+    detector->exposed = !detector->dead;
     detector_progress(detector, sim);
 }
 

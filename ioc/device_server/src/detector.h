@@ -38,6 +38,7 @@ struct detector {
     double exposure, period; /* s */
     double images;
     bool acquiring, stopping;
+    bool dead;           /* takes no frames: an acquisition ends after its first exposure */
     bool consumer_lost;  /* the last acquisition ended early because its consumer went away */
     uint64_t wanted, started, delivered, waited;
     struct gate gate;

@@ -172,11 +172,14 @@ static void take_point(struct fly *fly, const struct sim *sim)
     point->energy = gate_energy(gate);
     /* At constant speed the mean is the middle; of the energy it is not. */
     point->position = motor->spec->bragg ? point->energy
-                                         : 0.5 * (motor_position(motor, gate->start)
-                                                  + motor_position(motor, gate->until));
+                                         : 0.5 * (motor_readback(motor, gate->start)
+                                                  + motor_readback(motor, gate->until));
     for (int c = 0; c < CHANNEL_COUNT; c++)
         point->counts[c] = reading(&sim->config, (enum channel)c, gate->expected[c], fly->dwell,
                                    &fly->rng);
+    for (int c = 0; c < CHANNEL_COUNT; c++)
+        if (sim->counters.dead[c])
+            point->counts[c] = NAN;
 }
 
 /* The axis no longer does what it was told. */

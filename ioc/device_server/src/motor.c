@@ -20,6 +20,10 @@ enum {
     MSTA_LOW_LIMIT = 1 << 13
 };
 
+/* An axis that does not follow is given up after this time (s); a limit switch brakes it this many
+ * times harder than usual. */
+static const double following_error_s = 0.2, limit_braking = 5.0;
+
 double bragg_angle(double energy)
 {
     return asin(HC_EV_ANGSTROM / (2.0 * SI111_ANGSTROM * energy)) / DEGREE;
@@ -48,8 +52,9 @@ void motor_init(struct motor *motor, enum motor_axis axis, double settle)
         .low = spec->low, .high = spec->high,
         .speed = spec->speed, .acceleration_time = spec->acceleration_time,
         .settle = settle,
-        .setpoint = spec->initial,
+        .setpoint = spec->initial, .rest = spec->initial,
         .forward = true,
+        .trip = INFINITY,
     };
     profile_hold(&motor->profile, 0.0, motor_to_axis(motor, spec->initial));
 }
@@ -75,28 +80,81 @@ static double axis_acceleration(const struct motor *motor, double speed)
     return speed / motor_ramp_time(motor);
 }
 
+static bool on_switch(const struct motor *motor, double position)
+{
+    return motor->defect == AXIS_LIMIT && motor->switch_side != 0
+           && motor->switch_side * (position - motor->switch_at) >= 0.0;
+}
+
+static void place_switch(struct motor *motor, double from, double to)
+{
+    if (motor->defect != AXIS_LIMIT || motor->switch_side != 0 || from == to)
+        return;
+    motor->switch_at = 0.5 * (from + to);
+    motor->switch_side = to > from ? 1 : -1;
+}
+
+/* See whether the motion from `t` on closes the misplaced switch. */
+static void foresee_trip(struct motor *motor, double t)
+{
+    motor->trip = INFINITY;
+    if (motor->defect != AXIS_LIMIT || motor->switch_side == 0)
+        return;
+    double sign = motor->spec->bragg ? -motor->switch_side : motor->switch_side;
+    motor->trip = profile_crossing(&motor->profile, t, motor_to_axis(motor, motor->switch_at), sign);
+}
+
+static void brake(struct motor *motor, double t, double acceleration)
+{
+    profile_brake(&motor->profile, t, acceleration);
+    motor->rest = motor_to_user(motor, motor->profile.final);
+    motor->finish = motor->profile.end + motor->settle;
+    foresee_trip(motor, t);
+}
+
+/* The axis does not follow any more: it stands at once, and the controller has yet to notice. */
+static void jam(struct motor *motor, double t)
+{
+    motor->rest = motor_position(motor, t);
+    profile_hold(&motor->profile, t, motor_to_axis(motor, motor->rest));
+    motor->finish = t + (motor->rest != motor->setpoint ? motor->patience : motor->settle);
+}
+
+static void drive(struct motor *motor, double t, double from, double first, double target)
+{
+    double speed = axis_speed(motor, from, first);
+    motor->acceleration = axis_acceleration(motor, speed);
+    profile_go(&motor->profile, t, motor_to_axis(motor, first), speed, motor->acceleration);
+    if (first != target) {
+        speed = axis_speed(motor, first, target);
+        profile_then(&motor->profile, motor_to_axis(motor, target), speed,
+                     axis_acceleration(motor, speed));
+    }
+    motor->rest = target;
+    motor->finish = motor->profile.end + motor->settle;
+    foresee_trip(motor, t);
+}
+
 enum motor_reply motor_move(struct motor *motor, double t, double target)
 {
     if (!(target >= motor->low && target <= motor->high))
         return MOTOR_LIMIT;
-    if (motor->stalled)
+    if (motor->stalled || motor->defect == AXIS_ENCODER)
         return MOTOR_FAULT;
     double from = motor_position(motor, t);
     double by = target - from;
     bool approach = motor->backlash != 0.0 && by * motor->backlash < 0.0;
     double first = approach ? target - motor->backlash : target;
-    double speed = axis_speed(motor, from, first);
-    motor->acceleration = axis_acceleration(motor, speed);
-    profile_go(&motor->profile, t, motor_to_axis(motor, first), speed, motor->acceleration);
-    if (approach) {
-        speed = axis_speed(motor, first, target);
-        profile_then(&motor->profile, motor_to_axis(motor, target), speed,
-                     axis_acceleration(motor, speed));
-    }
+    if (on_switch(motor, from) && motor->switch_side * (first - from) > 0.0)
+        return MOTOR_FAULT;
+    place_switch(motor, from, target);
     motor->setpoint = target;
     motor->forward = by >= 0.0;
     motor->moving = true;
-    motor->finish = motor->profile.end + motor->settle;
+    if (motor->defect == AXIS_STUCK)
+        jam(motor, t);
+    else
+        drive(motor, t, from, first, target);
     return MOTOR_OK;
 }
 
@@ -104,45 +162,95 @@ void motor_stop(struct motor *motor, double t)
 {
     if (!motor->moving)
         return;
-    if (t < motor->profile.end) {
-        profile_brake(&motor->profile, t, motor->acceleration);
-        motor->setpoint = motor_to_user(motor, motor->profile.final);
-    }
-    motor->finish = motor->profile.end + motor->settle;
+    if (t < motor->profile.end)
+        brake(motor, t, motor->acceleration);
+    else
+        motor->finish = fmin(motor->finish, t + motor->settle);
+    motor->setpoint = motor->rest;
 }
 
 void motor_sweep(struct motor *motor, double t, double axis, double speed)
 {
-    double from = motor_axis_position(motor, t);
-    motor->acceleration = axis_acceleration(motor, speed);
-    profile_go(&motor->profile, t, axis, speed, motor->acceleration);
+    double from = profile_position(&motor->profile, t);
     motor->setpoint = motor_to_user(motor, axis);
     motor->forward = (axis >= from) != motor->spec->bragg;
     motor->moving = true;
+    if (motor->defect == AXIS_STUCK) {
+        jam(motor, t);
+        return;
+    }
+    motor->acceleration = axis_acceleration(motor, speed);
+    profile_go(&motor->profile, t, axis, speed, motor->acceleration);
+    motor->rest = motor->setpoint;
     motor->finish = motor->profile.end + motor->settle;
+    place_switch(motor, motor_to_user(motor, from), motor->setpoint);
+    foresee_trip(motor, t);
 }
 
 double motor_next_event(const struct motor *motor)
 {
-    return motor->moving ? motor->finish : INFINITY;
+    return motor->moving ? fmin(motor->finish, motor->trip) : INFINITY;
 }
 
-void motor_arrive(struct motor *motor)
+void motor_event(struct motor *motor, double t)
 {
+    if (motor->trip <= t) {
+        brake(motor, t, limit_braking * motor->acceleration);
+        motor->trip = INFINITY;
+        return;
+    }
     motor->moving = false;
+    motor->stalled = motor->defect == AXIS_STUCK && motor->rest != motor->setpoint;
+}
+
+void motor_break(struct motor *motor, double t, enum motor_defect defect, double number)
+{
+    double here = motor_position(motor, t);
+    motor->shown = motor_readback(motor, t);
+    motor->defect = defect;
+    motor->stalled = false;
+    motor->trip = INFINITY;
+    motor->patience = isnan(number) ? following_error_s : number;
+    motor->switch_at = number;
+    motor->switch_side = isnan(number) ? 0 : number > here ? 1 : -1;
+    if (!motor->moving)
+        return;
+    if (defect == AXIS_STUCK)
+        jam(motor, t);
+    else if (defect == AXIS_ENCODER && t < motor->profile.end)
+        brake(motor, t, motor->acceleration);
+    place_switch(motor, here, motor->setpoint);
+    foresee_trip(motor, t);
+}
+
+bool motor_faulty(const struct motor *motor, double t)
+{
+    return motor->stalled || motor->defect == AXIS_ENCODER
+           || on_switch(motor, motor_position(motor, t));
 }
 
 double motor_position(const struct motor *motor, double t)
 {
     /* At rest it is where it was sent, without the rounding of the way through the angle. */
     if (t >= motor->profile.end)
-        return motor->setpoint;
+        return motor->rest;
     return motor_to_user(motor, profile_position(&motor->profile, t));
 }
 
-double motor_axis_position(const struct motor *motor, double t)
+static bool encoder_silent(const struct motor *motor)
 {
-    return profile_position(&motor->profile, t);
+    return motor->defect == AXIS_ENCODER || motor->defect == AXIS_FROZEN;
+}
+
+double motor_readback(const struct motor *motor, double t)
+{
+    return encoder_silent(motor) ? motor->shown : motor_position(motor, t);
+}
+
+double motor_axis_readback(const struct motor *motor, double t)
+{
+    return encoder_silent(motor) ? motor_to_axis(motor, motor->shown)
+                                 : profile_position(&motor->profile, t);
 }
 
 /* The switches lie a hundredth of the travel beyond the range of the soft limits. */
@@ -153,18 +261,23 @@ static double switch_margin(const struct motor *motor)
 
 bool motor_at_high_limit(const struct motor *motor, double t)
 {
-    return motor_position(motor, t) >= motor->spec->high + switch_margin(motor);
+    double position = motor_position(motor, t);
+    return position >= motor->spec->high + switch_margin(motor)
+           || (motor->switch_side > 0 && on_switch(motor, position));
 }
 
 bool motor_at_low_limit(const struct motor *motor, double t)
 {
-    return motor_position(motor, t) <= motor->spec->low - switch_margin(motor);
+    double position = motor_position(motor, t);
+    return position <= motor->spec->low - switch_margin(motor)
+           || (motor->switch_side < 0 && on_switch(motor, position));
 }
 
 unsigned motor_status_word(const struct motor *motor, double t)
 {
     return (motor->forward ? MSTA_PLUS : 0u) | (motor->moving ? MSTA_MOVING : MSTA_DONE)
            | (motor_at_high_limit(motor, t) ? MSTA_HIGH_LIMIT : 0u)
-           | (motor_at_low_limit(motor, t) ? MSTA_LOW_LIMIT : 0u) | MSTA_ENCODER
+           | (motor_at_low_limit(motor, t) ? MSTA_LOW_LIMIT : 0u)
+           | (motor->defect == AXIS_ENCODER ? MSTA_PROBLEM : MSTA_ENCODER)
            | (motor->stalled ? MSTA_STALL | MSTA_PROBLEM : 0u);
 }

@@ -24,6 +24,9 @@ struct motor_spec {
 
 extern const struct motor_spec motor_specs[MOTOR_COUNT];
 
+/* What can be broken about an axis. */
+enum motor_defect { AXIS_SOUND, AXIS_STUCK, AXIS_LIMIT, AXIS_ENCODER, AXIS_FROZEN };
+
 struct motor {
     const struct motor_spec *spec;
     double low, high;         /* soft limits */
@@ -32,10 +35,17 @@ struct motor {
     double backlash;          /* approach from this side; 0: no correction */
     double settle;            /* s at rest before a move counts as done */
     double setpoint;
+    double rest;              /* where it stands once the profile has ended */
     bool moving;
     bool forward;             /* direction of the last move */
-    bool stalled;             /* does not move: refused as a fault */
+    bool stalled;             /* has given up: refuses to move */
     double finish;            /* when `moving` ends */
+    double trip;              /* when the move runs into a closing limit switch; infinity: never */
+    enum motor_defect defect;
+    double patience;          /* s of following error until the axis gives up (AXIS_STUCK) */
+    double switch_at;         /* where the misplaced limit switch closes (AXIS_LIMIT) */
+    int switch_side;          /* +1 high, -1 low; 0: to be placed by the next move */
+    double shown;             /* the readback that stays (AXIS_ENCODER, AXIS_FROZEN) */
     double acceleration;      /* of the present move, axis units/s^2 */
     struct profile profile;   /* in axis units: degrees of Bragg angle, or user units */
 };
@@ -52,13 +62,21 @@ void motor_stop(struct motor *motor, double t);
 /* Go to `axis` at `speed`, both in axis units and within the limits: the caller has looked. */
 void motor_sweep(struct motor *motor, double t, double axis, double speed);
 
-/* When the motor's state changes next (infinity: never); call motor_arrive then. */
+/* When the motor's state changes next (infinity: never); call motor_event then. */
 double motor_next_event(const struct motor *motor);
-void motor_arrive(struct motor *motor);
+void motor_event(struct motor *motor, double t);
 
+/* Break the axis in one way, or mend it (AXIS_SOUND). `number`, NaN where none is given, is the
+ * patience (s) of a stuck axis or the place of the limit switch. */
+void motor_break(struct motor *motor, double t, enum motor_defect defect, double number);
+/* Stalled, without its encoder or on a misplaced limit switch. */
+bool motor_faulty(const struct motor *motor, double t);
+
+/* Where the axis is, and where its encoder says it is. */
 double motor_position(const struct motor *motor, double t);
-/* Angle of the Bragg axis in degrees; the position itself for other motors. */
-double motor_axis_position(const struct motor *motor, double t);
+double motor_readback(const struct motor *motor, double t);
+/* The readback of the Bragg axis in degrees; the readback itself for other motors. */
+double motor_axis_readback(const struct motor *motor, double t);
 /* Between user units and axis units. */
 double motor_to_axis(const struct motor *motor, double position);
 double motor_to_user(const struct motor *motor, double axis);

@@ -1,6 +1,7 @@
 #include "profile.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 static const struct profile_piece *piece_at(const struct profile *profile, double t)
 {
@@ -96,4 +97,38 @@ void profile_brake(struct profile *profile, double t, double acceleration)
     profile_hold(profile, t, position);
     add(profile, position, velocity, -sign * acceleration, fabs(velocity) / acceleration);
     profile->final = position + sign * 0.5 * velocity * velocity / acceleration;
+}
+
+/* The root of a t^2 / 2 + b t + c in [low, high] at which the polynomial rises; NaN: none. */
+static double rising_root(double a, double b, double c, double low, double high)
+{
+    double square = b * b - 2.0 * a * c;
+    if (square < 0.0)
+        return NAN;
+    /* There its slope is sqrt(square). Of the two forms of the root, the one that loses no digits. */
+    double slope = sqrt(square);
+    double root = b < 0.0 ? (slope - b) / a : -2.0 * c / (b + slope);
+    return root >= low && root <= high ? root : NAN;
+}
+
+double profile_crossing(const struct profile *profile, double t, double position, double sign)
+{
+    bool before = false;
+    for (int i = 0; i < profile->count; i++) {
+        const struct profile_piece *p = &profile->piece[i];
+        double end = i + 1 < profile->count ? profile->piece[i + 1].start : profile->end;
+        double a = sign * p->acceleration, b = sign * p->velocity;
+        double c = sign * (p->position - position);
+        double low = fmax(t - p->start, 0.0), high = end - p->start;
+        if (high < low)
+            continue;
+        /* Just where two pieces meet, rounding may leave the root in neither. */
+        if (before && c + low * (b + 0.5 * a * low) >= 0.0)
+            return p->start + low;
+        double root = rising_root(a, b, c, low, high);
+        if (!isnan(root))
+            return fmax(p->start + root, t);
+        before = c + high * (b + 0.5 * a * high) < 0.0;
+    }
+    return before && sign * (profile->final - position) >= 0.0 ? profile->end : INFINITY;
 }

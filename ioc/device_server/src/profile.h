@@ -32,6 +32,10 @@ void profile_then(struct profile *profile, double target, double speed, double a
 /* Brake to rest from what the axis does at time `t`. */
 void profile_brake(struct profile *profile, double t, double acceleration);
 
+/* First time from `t` on at which the profile passes `position` upwards (downwards if `sign` is
+ * negative), coming from the other side; infinity if it never does. */
+double profile_crossing(const struct profile *profile, double t, double position, double sign);
+
 double profile_position(const struct profile *profile, double t);
 double profile_velocity(const struct profile *profile, double t);
 

@@ -36,7 +36,8 @@ static bool is_plain_text(const char *line, size_t length)
 
 static const struct command *find_command(const char *name)
 {
-    static const struct command *const tables[] = {pv_commands, detector_commands, fly_commands};
+    static const struct command *const tables[] = {pv_commands, detector_commands, fault_commands,
+                                                   fly_commands};
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
         for (const struct command *command = tables[t]; command->name != NULL; command++)
             if (strcmp(command->name, name) == 0)
@@ -92,6 +93,8 @@ void session_end(struct session *session, struct sim *sim)
 {
     if (session->frames)
         detector_detach(&sim->detector, sim, session->sink.owner);
+    if (sim->faults.spared == session)
+        sim->faults.spared = NULL;
     free(session->subscription);
     session->subscription = NULL;
     session->monitor = NULL;

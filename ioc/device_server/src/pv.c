@@ -13,7 +13,7 @@ enum kind {
     RING_CURRENT, COUNTS, EXPOSURE, ELAPSED, COUNTING, VACUUM, TEMPERATURE,
     SHUTTER_STATUS, SHUTTER_COMMAND, ATTENUATION, SAMPLE_SELECT,
     AD_EXPOSURE, AD_PERIOD, AD_IMAGES, AD_ACQUIRING, AD_COUNTER, AD_TOTAL, AD_WAITED, AD_LOST,
-    AD_NX, AD_NY,
+    AD_NX, AD_NY, AD_FAULT,
     FLY_STATE, FLY_FAULT_CODE, FLY_NUMBER, FLY_TOTAL, FLY_POINTS, FLY_DWELL, FLY_OPENED
 };
 
@@ -42,7 +42,7 @@ static const struct {
     {"AD1:EXPOSURE", AD_EXPOSURE, 0}, {"AD1:PERIOD", AD_PERIOD, 0}, {"AD1:NIMAGES", AD_IMAGES, 0},
     {"AD1:ACQUIRING", AD_ACQUIRING, 0}, {"AD1:COUNTER", AD_COUNTER, 0}, {"AD1:TOTAL", AD_TOTAL, 0},
     {"AD1:WAITED", AD_WAITED, 0}, {"AD1:LOST", AD_LOST, 0}, {"AD1:NX", AD_NX, 0},
-    {"AD1:NY", AD_NY, 0},
+    {"AD1:NY", AD_NY, 0}, {"AD1:FAULT", AD_FAULT, 0},
     {"FLY:STATE", FLY_STATE, 0}, {"FLY:FAULT", FLY_FAULT_CODE, 0}, {"FLY:NUMBER", FLY_NUMBER, 0},
     {"FLY:TOTAL", FLY_TOTAL, 0}, {"FLY:POINTS", FLY_POINTS, 0}, {"FLY:DWELL", FLY_DWELL, 0},
     {"FLY:OPENED", FLY_OPENED, 0},
@@ -116,7 +116,7 @@ static double motor_value(const struct sim *sim, const struct pv *pv)
     const struct motor *motor = &sim->motors[pv->index];
     switch ((enum kind)pv->kind) {
     case MOTOR_VAL: return motor->setpoint;
-    case MOTOR_RBV: return motor_position(motor, sim->now);
+    case MOTOR_RBV: return motor_readback(motor, sim->now);
     case MOTOR_DMOV: return !motor->moving;
     case MOTOR_MOVN: return motor->moving;
     case MOTOR_VELO: return motor->speed;
@@ -127,7 +127,7 @@ static double motor_value(const struct sim *sim, const struct pv *pv)
     case MOTOR_LLS: return motor_at_low_limit(motor, sim->now);
     case MOTOR_MSTA: return motor_status_word(motor, sim->now);
     case MOTOR_BDST: return motor->backlash;
-    case MOTOR_ANGLE: return motor_axis_position(motor, sim->now);
+    case MOTOR_ANGLE: return motor_axis_readback(motor, sim->now);
     default: return NAN;
     }
 }
@@ -144,6 +144,7 @@ static double detector_value(const struct sim *sim, const struct pv *pv)
     case AD_TOTAL: return (double)detector->total;
     case AD_WAITED: return (double)detector->waited;
     case AD_LOST: return detector->consumer_lost;
+    case AD_FAULT: return detector->dead;
     case AD_NX: return sim->config.stills.nx;
     case AD_NY: return sim->config.stills.ny;
     default: return NAN;
@@ -168,8 +169,8 @@ double pv_value(const struct sim *sim, const struct pv *pv)
 {
     const struct counters *counters = &sim->counters;
     switch ((enum kind)pv->kind) {
-    case RING_CURRENT: return ring_reading(&sim->config, sim->now);
-    case COUNTS: return counters->latched[pv->index];
+    case RING_CURRENT: return ring_reading(&sim->ring, &sim->config, sim->now);
+    case COUNTS: return counters->dead[pv->index] ? NAN : counters->latched[pv->index];
     case EXPOSURE: return counters->exposure;
     case ELAPSED: return counters->elapsed;
     case COUNTING: return counters->gate.open;

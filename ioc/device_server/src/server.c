@@ -108,6 +108,17 @@ static void tell_subscribers(void *owner, unsigned news)
     }
 }
 
+/* The injected fault of a cut link. */
+static void cut_off(struct server *server)
+{
+    server->sim->faults.cut = false;
+    for (struct connection *c = server->first, *next; c != NULL; c = next) {
+        next = c->next;
+        if (&c->session != server->sim->faults.spared)
+            connection_close(c);
+    }
+}
+
 static void raise_descriptor_limit(void)
 {
     struct rlimit limit;
@@ -267,6 +278,8 @@ void server_run(struct server *server)
         }
         timers_run(&server->timers, now);
         sim_tell(server->sim); /* of what closed connections have left behind */
+        if (server->sim->faults.cut)
+            cut_off(server);
         send_unsent(server);
         free_closed(server);
     }

@@ -52,7 +52,7 @@ void sim_conditions(const struct sim *sim, double t, struct conditions *conditio
 {
     *conditions = (struct conditions){
         .energy = motor_position(&sim->motors[MOTOR_ENERGY], t),
-        .current = ring_current(&sim->config, t),
+        .current = ring_current(&sim->ring, &sim->config, t),
         .open = shutter_fraction(&sim->shutter, t),
         .attenuation = sim->attenuation,
         .x = motor_position(&sim->motors[MOTOR_X], t),
@@ -63,8 +63,7 @@ void sim_conditions(const struct sim *sim, double t, struct conditions *conditio
     };
 }
 
-/* Close the books of open gates: what follows changes the conditions. */
-static void before_change(struct sim *sim)
+void sim_before_change(struct sim *sim)
 {
     gate_advance(&sim->counters.gate, sim, sim->now);
     gate_advance(&sim->detector.gate, sim, sim->now);
@@ -95,10 +94,10 @@ static void happen(struct sim *sim)
         fly_event(&sim->fly, sim);
         return;
     }
-    before_change(sim);
+    sim_before_change(sim);
     for (int i = 0; i < MOTOR_COUNT; i++)
         if (motor_next_event(&sim->motors[i]) <= now)
-            motor_arrive(&sim->motors[i]);
+            motor_event(&sim->motors[i], now);
     if (shutter_next_event(&sim->shutter) <= now)
         shutter_arrive(&sim->shutter);
     if (counters_next_event(&sim->counters) <= now) {
@@ -130,13 +129,13 @@ void sim_advance(struct sim *sim, double t)
 
 enum motor_reply sim_move(struct sim *sim, enum motor_axis axis, double target)
 {
-    before_change(sim);
+    sim_before_change(sim);
     return motor_move(&sim->motors[axis], sim->now, target);
 }
 
 void sim_stop_motor(struct sim *sim, enum motor_axis axis)
 {
-    before_change(sim);
+    sim_before_change(sim);
     if (fly_active(&sim->fly) && sim->fly.axis == axis)
         fly_stop(&sim->fly, sim);
     else
@@ -145,19 +144,19 @@ void sim_stop_motor(struct sim *sim, enum motor_axis axis)
 
 void sim_shutter(struct sim *sim, bool open)
 {
-    before_change(sim);
+    sim_before_change(sim);
     shutter_send(&sim->shutter, sim->now, open);
 }
 
 void sim_attenuate(struct sim *sim, double factor)
 {
-    before_change(sim);
+    sim_before_change(sim);
     sim->attenuation = factor;
 }
 
 void sim_select(struct sim *sim, int sample)
 {
-    before_change(sim);
+    sim_before_change(sim);
     sim->selected = sample;
 }
 
@@ -165,7 +164,7 @@ bool sim_count(struct sim *sim, double seconds)
 {
     if (sim->counters.gate.open || fly_active(&sim->fly))
         return false;
-    before_change(sim);
+    sim_before_change(sim);
     counters_start(&sim->counters, sim, seconds);
     return true;
 }
@@ -174,7 +173,7 @@ void sim_count_stop(struct sim *sim)
 {
     if (!sim->counters.gate.open)
         return;
-    before_change(sim);
+    sim_before_change(sim);
     counters_latch(&sim->counters, sim);
     sim->news |= NEWS_COUNTED;
 }
@@ -182,25 +181,25 @@ void sim_count_stop(struct sim *sim)
 enum fly_reply sim_fly(struct sim *sim, const struct fly_request *request,
                        char reason[FLY_REASON_MAX])
 {
-    before_change(sim);
+    sim_before_change(sim);
     return fly_start(&sim->fly, sim, request, reason);
 }
 
 void sim_fly_stop(struct sim *sim)
 {
-    before_change(sim);
+    sim_before_change(sim);
     fly_stop(&sim->fly, sim);
 }
 
 enum detector_reply sim_acquire(struct sim *sim, double images)
 {
-    before_change(sim);
+    sim_before_change(sim);
     return detector_acquire(&sim->detector, sim, images);
 }
 
 void sim_acquire_stop(struct sim *sim)
 {
-    before_change(sim);
+    sim_before_change(sim);
     detector_stop(&sim->detector, sim);
 }
 

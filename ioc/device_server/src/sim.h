@@ -11,6 +11,7 @@
 #include "config.h"
 #include "counters.h"
 #include "detector.h"
+#include "fault.h"
 #include "fly.h"
 #include "motor.h"
 #include "pv.h"
@@ -25,12 +26,14 @@ struct sim {
     double time_scale;
     double now; /* simulated s */
     struct motor motors[MOTOR_COUNT];
+    struct ring ring;
     struct shutter shutter;
     double attenuation;
     struct sample samples[SAMPLES_MAX];
     int sample_count, selected;
     struct counters counters;
     struct detector detector;
+    struct faults faults;
     struct fly fly;
     struct pv_table pvs;
     unsigned news; /* enum sim_news, collected since they were last told */
@@ -50,6 +53,10 @@ void sim_advance(struct sim *sim, double t);
 double sim_next_event(const struct sim *sim);
 /* Pass on the news, if any. */
 void sim_tell(struct sim *sim);
+
+/* To be called before anything at sim->now changes what the detectors see: closes the books of
+ * open gates. */
+void sim_before_change(struct sim *sim);
 
 void sim_conditions(const struct sim *sim, double t, struct conditions *conditions);
 

@@ -1,5 +1,7 @@
 #include "subscription.h"
 
+#include <math.h>
+
 #include "clock.h"
 #include "glob.h"
 #include "sim.h"
@@ -25,6 +27,12 @@ void subscription_list(const struct subscription *subscription, struct buffer *o
     }
 }
 
+/* The value of a dead channel is NaN, which equals nothing. */
+static bool same(double a, double b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
 enum extent { ALL, CHANGES, CHANGES_AND_COUNTS };
 
 static void tell(struct subscription *subscription, const struct sim *sim, enum extent extent,
@@ -37,7 +45,7 @@ static void tell(struct subscription *subscription, const struct sim *sim, enum 
         const struct pv *pv = subscription->pvs[i];
         const char *text = pv_text(pv);
         double value = text == NULL ? pv_value(sim, pv) : 0.0;
-        if (extent != ALL && (text != NULL || value == subscription->told[i])
+        if (extent != ALL && (text != NULL || same(value, subscription->told[i]))
             && !(extent == CHANGES_AND_COUNTS && pv_is_count_result(pv)))
             continue;
         buffer_format(out, told++ > 0 ? ",%d=" : "%d=", i);

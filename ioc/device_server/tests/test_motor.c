@@ -21,7 +21,7 @@ static void test_duration_of_a_move(void)
         CHECK_NEAR(motor_next_event(&m) - m.profile.end, 0.002, 1e-12);
         CHECK_NEAR(motor_position(&m, 10.0 + expected / 2), -distances[i] / 2, 1e-6);
         CHECK(m.moving && motor_position(&m, m.finish) == -distances[i], "does not arrive");
-        motor_arrive(&m);
+        motor_event(&m, m.finish);
         CHECK(!m.moving && isinf(motor_next_event(&m)), "still moving");
     }
 }
@@ -60,7 +60,7 @@ static void test_motion_is_smooth(enum motor_axis axis, double backlash)
         speed = v;
         if (motor_next_event(&m) <= t) {
             CHECK_NEAR(now, m.setpoint, 0);
-            motor_arrive(&m);
+            motor_event(&m, m.finish);
         }
     }
 }
@@ -101,7 +101,7 @@ static void test_stop_sets_the_setpoint(void)
     CHECK(m.setpoint > 9000 && m.setpoint < 12000, "%g", m.setpoint);
     CHECK(m.finish < 1.0 + m.acceleration_time + 0.01, "%g", m.finish);
     CHECK(motor_position(&m, m.finish) == m.setpoint, "rests elsewhere");
-    motor_arrive(&m);
+    motor_event(&m, m.finish);
     motor_stop(&m, 5.0);
     CHECK(!m.moving, "stopping a motor at rest moves it");
 }
@@ -116,7 +116,7 @@ static void test_backlash(void)
     for (double s = 0; s < m.finish; s += 1e-4)
         top = fmax(top, motor_position(&m, s));
     CHECK_NEAR(top, 100, 1e-9); /* in the direction of the approach there is nothing to correct */
-    motor_arrive(&m);
+    motor_event(&m, m.finish);
     double start = m.finish, low = 100;
     motor_move(&m, start, 50);
     for (double s = start; s < m.finish; s += 1e-4)
@@ -134,7 +134,7 @@ static void test_bragg(void)
     motor_move(&m, 0, 10000);
     CHECK_NEAR(m.profile.end, 1000 / m.speed + m.acceleration_time, 1e-6);
     for (double t = 0; t < m.finish; t += 0.01)
-        CHECK_NEAR(motor_position(&m, t), bragg_energy(motor_axis_position(&m, t)), 1e-6);
+        CHECK_NEAR(motor_position(&m, t), bragg_energy(motor_axis_readback(&m, t)), 1e-6);
     /* The angle has constant speed, so the energy speeds up with its square, roughly. */
     double early = motor_position(&m, 0.6) - motor_position(&m, 0.5);
     double late = motor_position(&m, 1.6) - motor_position(&m, 1.5);

@@ -19,13 +19,21 @@ static void start(void)
 
 static void test_ring(void)
 {
-    CHECK_NEAR(ring_current(&config, 0), 400, 0);
-    CHECK_NEAR(ring_current(&config, 3600), 400 * exp(-0.1), 1e-9);
+    struct ring ring = {0};
+    CHECK_NEAR(ring_current(&ring, &config, 0), 400, 0);
+    CHECK_NEAR(ring_current(&ring, &config, 3600), 400 * exp(-0.1), 1e-9);
     double period = 36000 * log(400.0 / 350) + 25;
-    CHECK_NEAR(ring_current(&config, period - 25), 350, 1e-6);
-    CHECK_NEAR(ring_current(&config, period - 12.5), 375, 1e-6);
-    CHECK_NEAR(ring_current(&config, 7 * period + 100), ring_current(&config, 100), 1e-6);
-    CHECK_NEAR(ring_reading(&config, 1234.5), ring_current(&config, 1234.5), 5e-4);
+    CHECK_NEAR(ring_current(&ring, &config, period - 25), 350, 1e-6);
+    CHECK_NEAR(ring_current(&ring, &config, period - 12.5), 375, 1e-6);
+    CHECK_NEAR(ring_current(&ring, &config, 7 * period + 100), ring_current(&ring, &config, 100), 1e-6);
+    CHECK_NEAR(ring_reading(&ring, &config, 1234.5), ring_current(&ring, &config, 1234.5), 5e-4);
+    ring_break(&ring, &config, 1000, true);
+    CHECK_NEAR(ring_current(&ring, &config, 1000), 0, 0);
+    CHECK_NEAR(ring_current(&ring, &config, 1e6), 0, 0);
+    ring_break(&ring, &config, 2000, false);
+    CHECK_NEAR(ring_current(&ring, &config, 2000), 0, 1e-9);
+    CHECK_NEAR(ring_current(&ring, &config, 2100), 200, 1e-9);
+    CHECK_NEAR(ring_current(&ring, &config, 2200 + 3600), 400 * exp(-0.1), 1e-9);
 }
 
 static void test_environment(void)

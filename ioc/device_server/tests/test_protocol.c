@@ -361,7 +361,8 @@ static void test_hostile_lines(void)
     const char *const words[] = {"GET", "PUT", "MGET", "MOVE", "SUBSCRIBE", "MONITOR", "LIST",
                                  "TRUTH", "COUNT", "ACQUIRE", "AD1", "BL02", "SAMPLE", "X", "DET",
                                  "I0", "*", "[", "]", "?", "\\", ",", ":", ":", ":", ".RBV", "1",
-                                 "1e308", "-", "99999999999999999999", "nan", "MSTOP", "STATUS"};
+                                 "1e308", "-", "99999999999999999999", "nan", "MSTOP", "STATUS", "FAULT", "STUCK", "LIMIT",
+                                 "DROP=", "=", "NONE", "LINK", "BL02:SAMPLE:X"};
     for (int i = 0; i < 30000; i++) {
         char line[LINE_LIMIT + 1];
         size_t length = 0;

@@ -1,0 +1,260 @@
+"""Broken hardware, as the device server simulates it, surfaces: as the alarm of a record, as a
+failed status, as the reason in the stop document; and once it is mended all works again.
+"""
+
+import time
+
+import pytest
+from bluesky.suspenders import SuspendFloor
+from bluesky.utils import FailedStatus
+from ophyd import EpicsSignalRO
+from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
+
+from beamline.core.errors import BeamLostError, ConnectionLostError, DeviceServerError
+from beamline.plans import linear_scan, stills, xafs_scan
+
+pytestmark = [pytest.mark.system, pytest.mark.faults]
+
+#: Seconds of grace that a failure may take beyond distance over velocity.
+GRACE = 10.0
+
+
+def alarm(signal, timeout=5.0):
+    """Alarm status and severity of the record, fresh."""
+    from devices._signals import read_many
+
+    (sample,) = read_many([signal], timeout)
+    return AlarmStatus(sample.status).name, AlarmSeverity(sample.severity).name
+
+
+def until(condition, timeout=10.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+NO_ALARM = ("NO_ALARM", "NO_ALARM")
+
+
+@pytest.fixture
+def bl(faulty_bl, device):
+    """The beamline, sound at the beginning, and shown to be so again at the end."""
+    yield faulty_bl
+    device.request("FAULT:ALL:NONE")
+    for axis in (faulty_bl.sample.x, faulty_bl.mono.energy):
+        until(lambda axis=axis: alarm(axis.user_readback) in (NO_ALARM, ("STATE", "MAJOR")))
+        axis.set(0.0 if axis is faulty_bl.sample.x else 9000.0).wait(GRACE)
+        assert alarm(axis.user_readback) == NO_ALARM
+
+
+def failing(engine, docs, plan, error=FailedStatus):
+    """Run a plan that must fail; the seconds it took and the text of the failure."""
+    began = time.monotonic()
+    with pytest.raises(error) as caught:
+        engine(plan)
+    seconds = time.monotonic() - began
+    assert docs.stop["exit_status"] == "fail"
+    if error is FailedStatus:
+        assert docs.stop["reason"] == str(caught.value.args[0])
+    else:
+        assert docs.stop["reason"] == str(caught.value)
+    return seconds, docs.stop["reason"]
+
+
+def scan(bl, stop=1000.0, num=11):
+    return linear_scan([bl.counters], bl.sample.x, 0, stop, num)
+
+
+def works(engine, docs, bl):
+    engine(scan(bl, num=3))
+    assert docs.stop["exit_status"] == "success"
+    assert docs.stop["num_events"]["primary"] == 3
+    assert not bl.shutter.is_open
+
+
+def test_a_stuck_motor(engine, docs, bl, device):
+    device.request("FAULT:FAULTY:SAMPLE:X:STUCK")
+    seconds, reason = failing(engine, docs, scan(bl))
+    assert seconds < 1000 / 2000 / 50 + GRACE
+    assert "FAULTY:SAMPLE:X" in reason
+    assert "MAJOR (STATE)" in reason
+    assert "the axis has stalled (FAULTY:SAMPLE:X.MSTA" in reason
+    assert alarm(bl.sample.x.user_readback) == ("STATE", "MAJOR")
+    assert bl.sample.x.missed.get() == 1
+    assert device.request("FAULTS") == "FAULTY:SAMPLE:X:STUCK"
+    with pytest.raises(DeviceServerError, match="stalled"):
+        device.request("STATUS:FAULTY:SAMPLE:X")
+    # A drive that has given up refuses the next move.
+    seconds, reason = failing(engine, docs, scan(bl))
+    assert seconds < GRACE
+    assert "FAULTY:SAMPLE:X" in reason
+    device.request("FAULT:FAULTY:SAMPLE:X:NONE")
+    works(engine, docs, bl)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "field"), [(1000, "HIGH", "HLS"), (-1000, "LOW", "LLS")]
+)
+def test_a_limit_switch_on_the_way(engine, docs, bl, device, stop, status, field):
+    device.request(f"FAULT:FAULTY:SAMPLE:X:LIMIT={stop * 0.45}")
+    _, reason = failing(engine, docs, scan(bl, stop))
+    assert len(docs.events("primary")) == 5
+    assert f"(FAULTY:SAMPLE:X.{field} is 1)" in reason
+    assert f"MAJOR ({status})" in reason
+    assert alarm(bl.sample.x.user_readback) == (status, "MAJOR")
+    assert 450 <= abs(bl.sample.x.user_readback.get()) < 500
+    bl.sample.x.set(0).wait(GRACE)  # away from the switch is allowed
+    assert alarm(bl.sample.x.user_readback) == NO_ALARM
+    device.request("FAULT:ALL:NONE")
+    works(engine, docs, bl)
+
+
+def test_a_lost_encoder(engine, docs, bl, device):
+    def lose(name, doc):
+        if name == "event" and doc["seq_num"] == 2:
+            device.request("FAULT:FAULTY:SAMPLE:X:ENCODER")
+
+    engine.subscribe(lose)
+    _, reason = failing(engine, docs, scan(bl))
+    assert "FAULTY:SAMPLE:X" in reason
+    assert alarm(bl.sample.x.user_readback) == ("STATE", "MAJOR")
+    status = int(bl.sample.x.status_word.get())
+    assert not status & 1 << 8
+    assert status & 1 << 9
+    assert bl.sample.x.user_readback.get() == 100
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.sample.x.user_readback) == NO_ALARM)
+
+
+def test_an_encoder_lost_during_a_move(engine, docs, bl, device):
+    status = bl.sample.x.set(9000)
+    time.sleep(0.03)
+    device.request("FAULT:FAULTY:SAMPLE:X:ENCODER")
+    error = status.exception(timeout=GRACE)
+    assert "its encoder is lost (FAULTY:SAMPLE:X.MSTA" in str(error)
+    assert "MAJOR (STATE)" in str(error)
+    device.request("FAULT:ALL:NONE")
+    works(engine, docs, bl)
+
+
+def test_a_frozen_readback(engine, docs, bl, device):
+    device.request("FAULT:FAULTY:MONO:ENERGY:FROZEN")
+    _, reason = failing(engine, docs, xafs_scan(bl, "Cu", regions=[(-20, 20, 5, 0.01)]))
+    assert "FAULTY:MONO:ENERGY" in reason
+    assert "MAJOR (STATE)" in reason
+    assert "9000 eV" in reason
+    assert alarm(bl.mono.energy.user_readback) == ("STATE", "MAJOR")
+    assert bl.mono.energy.missed.get() == 1
+    assert int(bl.mono.energy.status_word.get()) & 1 << 9 == 0
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.mono.energy.user_readback) == NO_ALARM)
+    works(engine, docs, bl)
+
+
+@pytest.mark.parametrize(("pv", "number", "name"), [("DET:I0", 2, "i0"), ("DET:IF", 4, "ifluor")])
+def test_a_dead_counter(engine, docs, bl, device, pv, number, name):
+    device.request(f"FAULT:FAULTY:{pv}:DEAD")
+    seconds, reason = failing(engine, docs, scan(bl))
+    assert seconds < GRACE
+    assert f"FAULTY:SCALER1.S{number} ({name}) is in alarm, INVALID (READ)" in reason
+    assert alarm(getattr(bl.counters, name)) == ("READ", "INVALID")
+    record = EpicsSignalRO(f"FAULTY:{pv}", name="record")
+    record.wait_for_connection(timeout=10)
+    record.get()
+    assert (record.alarm_status.name, record.alarm_severity.name) == ("READ", "INVALID")
+    record.destroy()
+    device.request("FAULT:ALL:NONE")
+    works(engine, docs, bl)
+    assert alarm(getattr(bl.counters, name)) == NO_ALARM
+
+
+def test_a_dead_area_detector(engine, docs, bl, device):
+    device.request("FAULT:FAULTY:AD1:DEAD")
+    seconds, reason = failing(engine, docs, stills(bl.area_detector, 3, exposure=0.1))
+    assert seconds < GRACE
+    assert "FAULTY:AD1:cam1:Acquire" in reason
+    assert "INVALID (READ)" in reason
+    assert "delivers no frames" in reason
+    assert alarm(bl.area_detector.acquire) == ("READ", "INVALID")
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.area_detector.acquire) == NO_ALARM)
+    engine(stills(bl.area_detector, 2, exposure=0.1))
+    assert docs.stop["exit_status"] == "success"
+
+
+def test_a_beam_dump_ends_the_run(engine, docs, bl, device):
+    def dump(name, doc):
+        if name == "event" and doc["seq_num"] == 4:
+            device.request("FAULT:FAULTY:RING:CURRENT:DUMP")
+
+    token = engine.subscribe(dump)
+    _, reason = failing(engine, docs, scan(bl), BeamLostError)
+    engine.unsubscribe(token)
+    assert "FAULTY:RING:CURRENT is 0 mA, in alarm (LOLO, MAJOR)" in reason
+    assert len(docs.events("primary")) <= 5
+    assert all(event["data"]["i0"] > 1000 for event in docs.events("primary")[:4])
+    assert alarm(bl.ring.current) == ("LOLO", "MAJOR")
+    assert not bl.shutter.is_open
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.ring.current) == NO_ALARM)  # top-up, 2 mA/s of simulated time
+    works(engine, docs, bl)
+
+
+def test_a_suspender_waits_for_the_beam(engine, docs, bl, device):
+    def dump_and_refill(name, doc):
+        if name == "event" and doc["seq_num"] == 4:
+            device.request("FAULT:FAULTY:RING:CURRENT:DUMP")
+            time.sleep(0.2)
+            device.request("FAULT:FAULTY:RING:CURRENT:NONE")
+
+    token = engine.subscribe(dump_and_refill)
+    engine.install_suspender(SuspendFloor(bl.ring.current, 200, resume_thresh=250))
+    engine(scan(bl))
+    engine.unsubscribe(token)
+    engine.clear_suspenders()
+    assert docs.stop["exit_status"] == "success"
+    events = docs.events("primary")
+    assert len(events) == 11
+    # What was counted without beam has been counted again.
+    assert min(event["data"]["i0"] for event in events) > 10000
+
+
+def test_a_slow_link_slows_the_scan(engine, docs, bl, device):
+    device.request("FAULT:LINK:DELAY=0.1")
+    began = time.monotonic()
+    engine(scan(bl, num=4))
+    assert time.monotonic() - began > 4 * 2 * 0.1  # a move and a count each
+    assert docs.stop["exit_status"] == "success"
+
+
+def test_a_link_that_is_too_slow_is_lost(engine, docs, bl, device):
+    def slow(name, doc):
+        if name == "event" and doc["seq_num"] == 2:
+            device.request("FAULT:LINK:DELAY=60")
+
+    token = engine.subscribe(slow)
+    seconds, reason = failing(engine, docs, scan(bl))
+    engine.unsubscribe(token)
+    assert seconds < GRACE
+    assert "FAULTY:" in reason
+    assert alarm(bl.sample.x.user_readback) == ("COMM", "INVALID")
+    assert alarm(bl.counters.i0) == ("COMM", "INVALID")
+    assert alarm(bl.ring.current) == ("COMM", "INVALID")
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.counters.i0) == NO_ALARM)
+    works(engine, docs, bl)
+
+
+def test_a_cut_connection(engine, docs, bl, device):
+    def cut(name, doc):
+        if name == "event" and doc["seq_num"] == 2:
+            device.request("FAULT:LINK:DROP=1")  # with the next command, which starts the move
+
+    token = engine.subscribe(cut)
+    _, reason = failing(engine, docs, scan(bl), (FailedStatus, ConnectionLostError))
+    engine.unsubscribe(token)
+    assert "FAULTY:" in reason
+    until(lambda: alarm(bl.counters.i0) == NO_ALARM)
+    until(lambda: alarm(bl.sample.x.user_readback) == NO_ALARM)
+    works(engine, docs, bl)
