@@ -26,7 +26,7 @@ from beamline.nexus.tree import (
 )
 from callbacks._ordered_file import OrderedFile
 
-__all__ = ["ColumnData", "NexusFile"]
+__all__ = ["ColumnData", "NexusFile", "set_attributes", "write_field"]
 
 _TEXT = h5py.string_dtype()
 #: HDF5 1.10 reads it, and no checksum makes a header unreadable that was half written at a kill.
@@ -207,15 +207,10 @@ class NexusFile:
     def _add_group(self, path: str, node: Group) -> None:
         group = self._file.require_group(path)
         group.attrs["NX_class"] = node.nx_class
-        _set_attributes(group, node.attributes)
+        set_attributes(group, node.attributes)
 
     def _add_field(self, path: str, node: Field) -> None:
-        value = node.value
-        if isinstance(value, str | list):
-            dataset = self._file.create_dataset(path, data=value, dtype=_TEXT)
-        else:
-            dataset = self._file.create_dataset(path, data=value)
-        _set_attributes(dataset, node.attributes)
+        write_field(self._file, path, node)
 
     def _add_link(self, path: str, node: Link) -> None:
         target = self._file[node.target]
@@ -239,11 +234,11 @@ class NexusFile:
         dataset = self._file.create_dataset(
             path, shape=shape, dtype=np.float64, chunks=chunks, fillvalue=np.nan
         )
-        _set_attributes(dataset, node.attributes)
+        set_attributes(dataset, node.attributes)
 
     def _add_grid_axis(self, path: str, node: GridAxis) -> None:
         dataset = self._file.create_dataset(path, data=node.values)
-        _set_attributes(dataset, node.attributes)
+        set_attributes(dataset, node.attributes)
 
     def _add_column(self, path: str, node: Column, expected: int | None) -> ColumnData:
         rows = min(max(expected or _MOST_CHUNK_ROWS, _LEAST_CHUNK_ROWS), _MOST_CHUNK_ROWS)
@@ -268,7 +263,7 @@ class NexusFile:
             path, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype=dtype,
             **options,
         )  # fmt: skip
-        _set_attributes(dataset, node.attributes)
+        set_attributes(dataset, node.attributes)
         return ColumnData(path, node, dataset, rows, compressed=compressed)
 
     def widen(self, column: ColumnData, node: Column, expected: int | None) -> ColumnData:
@@ -369,7 +364,16 @@ class NexusFile:
         self._ordered.abandon()
 
 
-def _set_attributes(node: Any, attributes: Mapping[str, Attribute]) -> None:
+def write_field(file: Any, path: str, node: Field) -> None:
+    """Write a field that is written once."""
+    value = node.value
+    is_text = isinstance(value, str | list)
+    dataset = file.create_dataset(path, data=value, **({"dtype": _TEXT} if is_text else {}))
+    set_attributes(dataset, node.attributes)
+
+
+def set_attributes(node: Any, attributes: Mapping[str, Attribute]) -> None:
+    """Set the attributes of a group or data set."""
     for name, value in attributes.items():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             node.attrs.create(name, value, dtype=_TEXT)

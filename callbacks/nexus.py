@@ -1,4 +1,4 @@
-"""NeXus files from documents: one valid file per run, on disk while the run goes on.
+"""NeXus files: of runs, on disk while the run goes on, and of scans that are at hand as arrays.
 
 .. mermaid::
 
@@ -7,7 +7,8 @@
         run -- start, descriptors, stop --> tree["RunTree (pure)"] -- nodes --> file
         run -- "rows, in blocks" --> file["NAME.nxs.part"] -- stop --> nxs["NAME.nxs"]
 
-What the files look like is described in ``docs/nexus_format.md``.
+A scan that is written by hand becomes documents first (`beamline.nexus.scan`) and takes the same
+way. What the files look like is described in ``docs/nexus_format.md``.
 """
 
 from __future__ import annotations
@@ -24,29 +25,46 @@ from typing import Any
 from beamline.core.errors import ConfigurationError, StorageError
 from beamline.documents.consumers import Consumer, ConsumerError
 from beamline.documents.router import PerRunRouter
+from beamline.nexus.scan import ScanArrays, ScanType
 from callbacks._nexus_run import NexusRun, file_name
+from callbacks._scan_file import Mode, ScanFile
 
 __all__ = ["NeXusWriter", "file_name"]
 
 
-class NeXusWriter:
-    """Document consumer that writes every run to a NeXus file of its own.
+#: Endings that make a path that of a file and not of a directory.
+_FILE_ENDINGS = (".nxs", ".nx", ".h5", ".hdf5", ".hdf", ".nx5")
 
-    Any number of runs may be open at once. A file is named
-    ``{scan_id:05d}_{plan_name}_{uid8}.nxs``, with ``.part`` behind it until the stop document. Rows
-    go to disk in blocks of 1,024 or after `flush_interval`, whichever is first, so that memory does
-    not grow and that a killed process leaves a file that plain h5py opens, with all of them.
+
+class NeXusWriter:
+    """Writer of NeXus files: a document consumer, or a file to write scans to by hand.
+
+    Which of the two is decided by the path alone. One that ends in ``.nxs``, ``.nx``, ``.h5``,
+    ``.hdf5``, ``.hdf`` or ``.nx5`` is a file, unless there is a directory of that name; any other
+    is a directory. A `mode` always means a file.
+
+    *Given a directory*, it is a consumer that writes every run to a file of its own. Any number of
+    runs may be open at once. A file is named ``{scan_id:05d}_{plan_name}_{uid8}.nxs``, with
+    ``.part`` behind it until the stop document. Rows go to disk in blocks of 1,024 or after
+    `flush_interval`, whichever is first, so that memory does not grow and that a killed process
+    leaves a file that plain h5py opens, with all of them.
+
+    *Given a file*, scans are written to it with `write_scan`. It is ``NAME.part`` until it is
+    closed.
 
     Parameters
     ----------
-    directory
-        Made if it is missing.
+    path
+        Directory for the files of runs, or the file to write; made if it is missing.
+    mode
+        Of a file: "w" (default) replaces one that is there, "w-" refuses to, "a" adds entries to
+        it.
     compression
-        gzip level (0 to 9) of numeric columns. Default None: scans are small, and a column that is
-        not compressed can be read safely at any moment while it grows. Only full chunks are
-        compressed, each once.
+        gzip level (0 to 9) of numeric columns. Default: 1 for a file by hand; none for runs, which
+        are small, and where a column that is not compressed can be read safely at any moment while
+        it grows. Only full chunks are compressed, each once.
     flush_interval
-        Seconds until a row is on disk, at most.
+        Seconds until a row of a run is on disk, at most.
 
     Attributes
     ----------
@@ -58,18 +76,23 @@ class NeXusWriter:
     Raises
     ------
     StorageError
-        If the directory can't be made or written to.
+        If directory or file can't be made or written to.
 
     Examples
     --------
     >>> RE.subscribe(NeXusWriter("data/nexus"))
+
+    >>> with NeXusWriter("scan_001.nxs") as writer:
+    ...     writer.write_scan(data, title="Silicon", scan_type="linear")
+    ...     writer.add_metadata("operator", "night shift")
     """
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
-        *,
+        path: str | os.PathLike[str],
+        mode: Mode | None = None,
         compression: int | None = None,
+        *,
         flush_interval: float = 0.5,
     ) -> None:
         if compression is not None and not (isinstance(compression, int) and 0 <= compression <= 9):
@@ -80,8 +103,15 @@ class NeXusWriter:
             raise ConfigurationError(
                 f"flush_interval must be greater than 0 s, found {flush_interval!r}."
             )
-        self.directory = Path(directory).absolute()
+        given = Path(path).absolute()
+        by_hand = mode is not None or (given.suffix.lower() in _FILE_ENDINGS and not given.is_dir())
+        self.directory = given.parent if by_hand else given
         self.files: list[Path] = []
+        self._scans: ScanFile | None = None
+        if by_hand:
+            level = 1 if compression is None else compression
+            self._scans = ScanFile(given, mode or "w", level)
+            return
         self._compression = compression
         self._interval = float(flush_interval)
         self._check_directory()
@@ -114,6 +144,11 @@ class NeXusWriter:
         DocumentError
             If it breaks the rules of event-model.
         """
+        if self._scans is not None:
+            raise ConfigurationError(
+                f"{self._scans.path} is a file to write scans to by hand; for the documents of "
+                "runs give NeXusWriter a directory."
+            )
         try:
             self._router(name, doc)
         except ConsumerError as error:
@@ -132,9 +167,67 @@ class NeXusWriter:
         self._ticker.add(run)
         return [run]
 
+    def write_scan(
+        self, scan_data: ScanArrays, title: str | None = None, scan_type: ScanType = "linear"
+    ) -> None:
+        """Write a scan, by hand, as an entry of its own: ``entry``, ``entry_2``, ….
+
+        Parameters
+        ----------
+        scan_data
+            A ``beamline.daq.ScanData``, or anything with its attributes.
+        title
+            Default: that of the metadata, or made from type and sample.
+        scan_type
+            "linear": over the first motor; "mesh": a grid of two; "xafs": a spectrum over the
+            energy.
+
+        Raises
+        ------
+        ConfigurationError
+            If this writer was given a directory, or no scan can be made of the data.
+        StorageError
+            If the disk is full, or the file closed.
+        """
+        self._file_by_hand("write_scan").write_scan(scan_data, title, scan_type)
+
+    def add_metadata(self, key: str, value: Any) -> None:
+        """Add a value, by hand, to the entry of the latest scan (before any: of the first one).
+
+        Parameters
+        ----------
+        key
+            Any text: it becomes a NeXus name, and is kept as ``original_name`` where that differs.
+            A field of the scan itself is never replaced.
+        value
+            A number, text, an array, or a mapping of them, which becomes a group; else JSON.
+
+        Raises
+        ------
+        ConfigurationError
+            If this writer was given a directory, or key or value is nothing.
+        """
+        self._file_by_hand("add_metadata").add_metadata(key, value)
+
+    def _file_by_hand(self, what: str) -> ScanFile:
+        if self._scans is None:
+            raise ConfigurationError(
+                f"{what} needs a file, but NeXusWriter was given the directory {self.directory}: "
+                f"give it the name of a file, which ends in {', '.join(_FILE_ENDINGS)}."
+            )
+        return self._scans
+
     def close(self) -> None:
-        """Bring the rows of runs that are still open to disk; their files stay ``.part``."""
-        _close_all(self._ticker)
+        """Bring everything to disk.
+
+        A file that is written by hand gets its name; the files of runs that are still open stay
+        ``.part``.
+        """
+        if self._scans is None:
+            _close_all(self._ticker)
+        elif self._scans.path not in self.files:
+            self._scans.close()
+            self.files.append(self._scans.path)
 
     def __enter__(self) -> NeXusWriter:
         return self

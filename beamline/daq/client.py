@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -53,9 +55,10 @@ class DeviceClient:
             ) from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
+        self._lock = threading.Lock()
 
     def request(self, line: str) -> str:
-        """Send one request line and return the data of its ``OK`` reply.
+        """Send one request line and return the data of its ``OK`` reply; threads take turns.
 
         Raises
         ------
@@ -63,8 +66,9 @@ class DeviceClient:
             If the server answers ``ERR``; the message says what was asked and what is wrong.
         """
         try:
-            self._socket.sendall(line.encode("utf-8") + b"\n")
-            reply = self._stream.readline().decode("utf-8").rstrip("\r\n")
+            with self._lock:
+                self._socket.sendall(line.encode("utf-8") + b"\n")
+                reply = self._stream.readline().decode("utf-8").rstrip("\r\n")
         except OSError as error:
             raise ConnectionLostError(
                 f"the device server at {self.host}:{self.port} did not answer {line!r}: {error}."
@@ -87,6 +91,10 @@ class DeviceClient:
     def get(self, pv: str) -> float:
         """Value of a PV, in the units of the PV table."""
         return float(self.request(f"GET:{pv}"))
+
+    def get_many(self, pvs: Sequence[str]) -> list[float]:
+        """Values of several PVs at one moment; detectors share one exposure."""
+        return [float(value) for value in self.request(f"MGET:{','.join(pvs)}").split(",")]
 
     def put(self, pv: str, value: float) -> None:
         """Set a PV; on a motor this starts a move."""

@@ -1,0 +1,116 @@
+"""Scans of the scripting interface over the line protocol of a real device server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from nexus_validators import COMMUNITY, OFFICIAL, Validators
+
+from beamline.core.errors import DeviceServerError, MotorLimitError
+from beamline.daq import (
+    DeviceClient,
+    LinearScanConfig,
+    MeshScanConfig,
+    NeXusWriter,
+    ScanEngine,
+    XAFSScanConfig,
+)
+
+pytestmark = pytest.mark.system
+
+I0, IT, IF = "BL02:DET:I0", "BL02:DET:IT", "BL02:DET:IF"
+
+
+@pytest.fixture
+def client(simulated) -> Iterator[DeviceClient]:
+    host, port = simulated.address.rsplit(":", 1)
+    with DeviceClient(host, int(port)) as connected:
+        before = connected.get("BL02:DET:EXPOSURE")
+        yield connected
+        assert connected.get("BL02:DET:EXPOSURE") == before
+        assert connected.get("BL02:SHUTTER:STATUS") == 0
+
+
+def test_a_linear_scan(client: DeviceClient, tmp_path: Path):
+    writer = NeXusWriter(tmp_path / "live")
+    engine = ScanEngine(client, consumers=[writer])
+    config = LinearScanConfig(
+        motor="BL02:SAMPLE:X", start=-100, stop=100, steps=11, detectors=[I0, IT], dwell_time=0.05
+    )
+    data = engine.run(config)
+    assert len(data) == 11
+    np.testing.assert_allclose(data.motor_positions["BL02:SAMPLE:X"], config.positions, atol=0.5)
+    assert (data.detector_readings[I0] > 1e4).all()
+    assert (np.diff(data.timestamps) > 0).all()
+    assert data.metadata["scan_type"] == "linear"
+    assert data.metadata["stop"]["exit_status"] == "success"
+    assert data.metadata["ring_current"] > 300
+    data.to_nexus(tmp_path / "by_hand.nxs")
+    with h5py.File(writer.files[0]) as live, h5py.File(tmp_path / "by_hand.nxs") as by_hand:
+        assert live["entry/entry_identifier_uuid"][()] == by_hand["entry/entry_identifier_uuid"][()]
+        for path in ("data/i0", "data/sample_x", "instrument/detector/data", "start_time"):
+            if path == "start_time":
+                continue
+            np.testing.assert_array_equal(live[f"entry/{path}"], by_hand[f"entry/{path}"])
+
+
+def test_a_mesh(client: DeviceClient, tmp_path: Path):
+    config = MeshScanConfig(
+        motor1=("BL02:SAMPLE:Y", -50.0, 50.0, 3),
+        motor2=("BL02:SAMPLE:X", -20.0, 20.0, 4),
+        detectors=[I0, IF],
+        dwell_time=0.01,
+        snake=True,
+    )
+    data = ScanEngine(client).run_mesh(config)
+    assert len(data) == 12
+    assert data.metadata["shape"] == [3, 4]
+    data.to_nexus(tmp_path / "x.nxs", scan_type="mesh")
+    with h5py.File(tmp_path / "x.nxs") as file:
+        assert file["entry/data/i0"].shape == (3, 4)
+        np.testing.assert_allclose(file["entry/data/sample_x"], config.positions2)
+
+
+def test_a_spectrum_is_a_valid_file(client: DeviceClient, tmp_path: Path):
+    config = XAFSScanConfig(
+        edge=8979.0,
+        regions=[(-60.0, -20.0, 10.0), (-20.0, 40.0, 4.0), (40.0, 100.0, 10.0)],
+        detectors=[I0, IT],
+        dwell_time=0.1,
+    )
+    data = ScanEngine(client).run_xafs(config)
+    assert data.metadata["edge"] == 8979.0
+    assert data.metadata["element"] == "Cu"
+    mut = np.log(data.detector_readings[I0] / data.detector_readings[IT])
+    energy = data.motor_positions["BL02:MONO:ENERGY"]
+    np.testing.assert_allclose(energy, config.generate_energies(), atol=0.1)
+    assert mut[energy > 9050].mean() > mut[energy < 8950].mean() + 0.5
+    path = tmp_path / "x.nxs"
+    data.to_nexus(path, title="Cu", scan_type="xafs")
+    for definitions in (OFFICIAL, COMMUNITY):
+        with Validators(definitions) as validators:
+            assert validators.application(path, "NXxas").errors == []
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["entry/monitor/preset"], np.full(len(data), 0.1))
+
+
+def test_what_is_wrong_is_said_before_anything_moves(client: DeviceClient):
+    engine = ScanEngine(client)
+    before = client.get("BL02:SAMPLE:X.RBV")
+    far = {"start": 0.0, "stop": 1e6, "steps": 3, "detectors": [I0]}
+    with pytest.raises(MotorLimitError, match="sample_x cannot go to"):
+        engine.run_linear(LinearScanConfig(motor="BL02:SAMPLE:X", **far))
+    with pytest.raises(DeviceServerError, match="BL02:SAMPLE:Q is no motor"):
+        engine.run_linear(LinearScanConfig(motor="BL02:SAMPLE:Q", **far))
+    with pytest.raises(DeviceServerError, match="BL02:DET:NO"):
+        engine.run_linear(
+            LinearScanConfig(
+                motor="BL02:SAMPLE:X", start=0, stop=1, steps=2, detectors=["BL02:DET:NO"]
+            )
+        )
+    assert math.isclose(client.get("BL02:SAMPLE:X.RBV"), before, abs_tol=1e-6)
