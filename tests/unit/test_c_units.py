@@ -86,7 +86,7 @@ def test_protocol_document_names_everything() -> None:
     document = (DEVICE_SERVER.parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
     source = DEVICE_SERVER / "src"
     config = (source / "config.c").read_text(encoding="utf-8")
-    keys = re.findall(r'^    (?:NUMBER\(|STILLS(?:_INT)?\(")(\w+)', config, re.MULTILINE)
+    keys = re.findall(r'^    (?:NUMBER\(|[A-Z]+(?:_INT)?\("|\{")(\w+)', config, re.MULTILINE)
     assert len(keys) > 40
     protocol = "".join(
         file.read_text(encoding="utf-8")

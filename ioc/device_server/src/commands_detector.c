@@ -33,21 +33,38 @@ static reply do_frames(struct request *request)
     return "OK:FRAMES";
 }
 
+/* AD1:<frame> or AD1:<frame>:ALL. */
+static reply write_spots(struct request *request)
+{
+    char *target = request->target, *number_text = strchr(target, ':');
+    unsigned long long number;
+    if (number_text != NULL)
+        *number_text++ = '\0';
+    if (strcmp(target, "AD1") != 0)
+        return reply_unknown_pv;
+    char *extent = number_text == NULL ? NULL : strchr(number_text, ':');
+    if (extent != NULL)
+        *extent++ = '\0';
+    if (number_text == NULL || !parse_unsigned(number_text, &number)
+        || (extent != NULL && strcmp(extent, "ALL") != 0))
+        return reply_invalid_value;
+    bool known = detector_truth(&request->sim->detector, number, extent != NULL,
+                                request->session->out);
+    return known ? NULL : reply_invalid_value;
+}
+
 static reply do_truth(struct request *request)
 {
     struct buffer *out = request->session->out;
     size_t before = out->length;
-    const char *number_text = split_value(request->target);
-    unsigned long long number;
     buffer_text(out, "OK:");
     if (request->target == NULL) {
         truth_write(request->sim, out);
     } else {
-        bool known = strcmp(request->target, "AD1") == 0;
-        if (!known || number_text == NULL || !parse_unsigned(number_text, &number)
-            || !detector_truth(&request->sim->detector, number, out)) {
+        reply wrong = write_spots(request);
+        if (wrong != NULL) {
             buffer_truncate(out, before);
-            return known ? reply_invalid_value : reply_unknown_pv;
+            return wrong;
         }
     }
     buffer_text(out, "\n");

@@ -12,16 +12,23 @@ struct key {
     const char *name;
     size_t offset;
     double low, high;
-    bool integer; /* kept in an int */
+    bool integer;  /* kept in an int */
+    const char *const *words; /* the value is one of these, kept as its place in an int; or NULL */
 };
 
 static const double frame_queue_max = 1073741824.0;
 
-#define NUMBER(field, low, high) {#field, offsetof(struct config, field), low, high, false}
+#define NUMBER(field, low, high) {#field, offsetof(struct config, field), low, high, false, NULL}
 #define STILLS(name, field, low, high) \
-    {name, offsetof(struct config, stills.field), low, high, false}
-#define STILLS_INT(name, field, low, high) \
-    {name, offsetof(struct config, stills.field), low, high, true}
+    {name, offsetof(struct config, stills.field), low, high, false, NULL}
+#define GEOMETRY(name, field, low, high) \
+    {name, offsetof(struct config, geometry.field), low, high, false, NULL}
+#define GEOMETRY_INT(name, field, low, high) \
+    {name, offsetof(struct config, geometry.field), low, high, true, NULL}
+
+static const char *const orientations[] = {
+    [ORIENTATION_RANDOM] = "random", [ORIENTATION_THETA] = "theta", NULL,
+};
 
 static const struct key keys[] = {
     NUMBER(ring_max_mA, 1, 1000),
@@ -62,12 +69,16 @@ static const struct key keys[] = {
     STILLS("b_factor_A2", b_factor, 0, 1000),
     STILLS("profile_radius_per_A", profile_radius, 1e-6, 0.01),
     STILLS("mosaicity_deg", mosaicity, 0, 5),
-    STILLS("detector_distance_m", distance_m, 1e-3, 100),
-    STILLS("pixel_size_m", pixel_m, 1e-7, 0.01),
-    STILLS_INT("detector_nx", nx, 1, 4096),
-    STILLS_INT("detector_ny", ny, 1, 4096),
-    STILLS("beam_centre_x_px", beam_x, -1e5, 1e5),
-    STILLS("beam_centre_y_px", beam_y, -1e5, 1e5),
+    STILLS("hit_probability", hit_probability, 0, 1),
+    {"orientation", offsetof(struct config, stills.orientation), 0, 0, true, orientations},
+    GEOMETRY("detector_distance_m", distance_m, 1e-3, 100),
+    GEOMETRY("pixel_size_m", pixel_m, 1e-7, 0.01),
+    GEOMETRY_INT("detector_nx", nx, 1, 4096),
+    GEOMETRY_INT("detector_ny", ny, 1, 4096),
+    GEOMETRY_INT("detector_panels", panels, 1, 256),
+    GEOMETRY_INT("panel_gap_px", gap_px, 0, 4096),
+    GEOMETRY("beam_centre_x_px", beam_x, -1e5, 1e5),
+    GEOMETRY("beam_centre_y_px", beam_y, -1e5, 1e5),
     STILLS("nominal_photons", nominal_photons, 1, 1e18),
     STILLS("spot_photons", spot_photons, 0, 1e9),
     STILLS("background_photons", background_photons, 0, 1e6),
@@ -92,7 +103,45 @@ void config_default(struct config *config)
         .frame_queue = 8,
         .client_patience_s = 5,
     };
+    geometry_default(&config->geometry);
     stills_default(&config->stills);
+}
+
+/* Take one of the words that a key may have; false with all of them in `why`. */
+static bool take_word(const struct key *key, const char *text, int *field,
+                      char why[MESSAGE_MAX])
+{
+    int length = snprintf(why, MESSAGE_MAX, "%s must be", key->name);
+    for (int i = 0; key->words[i] != NULL; i++) {
+        if (strcmp(key->words[i], text) == 0) {
+            *field = i;
+            return true;
+        }
+        length += snprintf(why + length, MESSAGE_MAX - (size_t)length, "%s %s", i > 0 ? " or" : "",
+                           key->words[i]);
+    }
+    snprintf(why + length, MESSAGE_MAX - (size_t)length, ", found '%.80s'", text);
+    return false;
+}
+
+static bool take_value(struct config *config, const struct key *key, const char *text,
+                       char why[MESSAGE_MAX])
+{
+    void *field = (char *)config + key->offset;
+    double value;
+    if (key->words != NULL)
+        return take_word(key, text, field, why);
+    if (!parse_number(text, &value) || !(value >= key->low && value <= key->high)
+        || (key->integer && value != floor(value))) {
+        snprintf(why, MESSAGE_MAX, "%s must be %s from %g to %g, found '%.80s'", key->name,
+                 key->integer ? "a whole number" : "a number", key->low, key->high, text);
+        return false;
+    }
+    if (key->integer)
+        *(int *)field = (int)value;
+    else
+        *(double *)field = value;
+    return true;
 }
 
 /* Apply one line without its comment; false with the reason in `why`. */
@@ -105,24 +154,9 @@ static bool apply(struct config *config, char *line, char why[MESSAGE_MAX])
     }
     *equals = '\0';
     const char *name = trim_space(line), *text = trim_space(equals + 1);
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        const struct key *key = &keys[i];
-        if (strcmp(key->name, name) != 0)
-            continue;
-        double value;
-        if (!parse_number(text, &value) || !(value >= key->low && value <= key->high)
-            || (key->integer && value != floor(value))) {
-            snprintf(why, MESSAGE_MAX, "%s must be %s from %g to %g, found '%.80s'", name,
-                     key->integer ? "a whole number" : "a number", key->low, key->high, text);
-            return false;
-        }
-        char *field = (char *)config + key->offset;
-        if (key->integer)
-            *(int *)(void *)field = (int)value;
-        else
-            *(double *)(void *)field = value;
-        return true;
-    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strcmp(keys[i].name, name) == 0)
+            return take_value(config, &keys[i], text, why);
     snprintf(why, MESSAGE_MAX, "unknown key '%.80s'; docs/protocol.md lists the keys", name);
     return false;
 }
@@ -163,7 +197,12 @@ const char *config_check(const struct config *config)
         return "ring_min_mA must be below ring_max_mA";
     if (config->stalled_axis != floor(config->stalled_axis))
         return "stalled_axis must be a whole number: 0 for MONO:ENERGY to 5 for DET:TTH";
-    double frame = 2.0 * config->stills.nx * config->stills.ny;
+    struct geometry geometry = config->geometry;
+    geometry_complete(&geometry);
+    const char *wrong = geometry_check(&geometry);
+    if (wrong != NULL)
+        return wrong;
+    double frame = 2.0 * (double)geometry_pixels(&geometry);
     if (config->frame_queue * frame > frame_queue_max)
         return "frame_queue must hold at most 1 GiB of frames";
     return stills_check(&config->stills);

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "geometry.h"
 #include "stills.h"
 
 enum { MESSAGE_MAX = 512, SAMPLES_MAX = 16, PREFIX_MAX = 32 };
@@ -29,6 +30,7 @@ struct config {
     double stalled_axis; /* number of a motor that does not move; -1: none */
     double frame_queue;  /* frames held for a consumer that is behind */
     double client_patience_s; /* until a client that reads nothing is disconnected */
+    struct geometry geometry; /* of the area detector */
     struct stills_config stills;
 };
 

@@ -7,23 +7,27 @@
 #include "clock.h"
 #include "sim.h"
 
-/* 16 MB of history at most. */
+/* 32 MB of history at most. */
 enum { LIGHTS_MAX = 1 << 20, LIGHTS_FIRST = 1024, SPOTS_FIRST = 1024, HEADER_MAX = 256 };
-static const double images_max = 1e9;
+static const double images_max = 1e9, preload_bytes_max = 1073741824.0;
 
 bool detector_init(struct detector *detector, const struct config *config)
 {
+    const struct geometry *g = &config->geometry;
     *detector = (struct detector){
         .exposure = 0.1, .images = 1,
         .next_start = INFINITY,
-        .image_bytes = (size_t)config->stills.nx * (size_t)config->stills.ny * sizeof(uint16_t),
+        .image_bytes = geometry_pixels(g) * sizeof(uint16_t),
         .light_capacity = LIGHTS_FIRST,
+        .geometry = *g,
     };
-    struct stills_config stills = config->stills;
-    stills.seed = config->seed;
+    int length = g->panels > 1
+                     ? snprintf(detector->shape, sizeof detector->shape, "%dx", g->panels) : 0;
+    snprintf(detector->shape + length, sizeof detector->shape - (size_t)length, "%dx%d", g->ny,
+             g->nx);
     detector->lights = calloc(LIGHTS_FIRST, sizeof *detector->lights);
-    detector->truth = stills_new(&stills);
-    detector->renderer = renderer_new(&stills);
+    detector->truth = stills_new(&config->stills, g);
+    detector->renderer = renderer_new(config);
     return detector->lights != NULL && detector->truth != NULL && detector->renderer != NULL;
 }
 
@@ -67,6 +71,34 @@ void detector_detach(struct detector *detector, struct sim *sim, const void *own
     finish(detector, sim);
 }
 
+bool detector_set_mode(struct detector *detector, double mode)
+{
+    if (!(mode >= 0 && mode <= MODE_STILL) || mode != floor(mode))
+        return false;
+    detector->mode = (enum detector_mode)mode;
+    detector->batch++;
+    return true;
+}
+
+bool detector_set_sparse(struct detector *detector, double sparse)
+{
+    if (sparse != 0.0 && sparse != 1.0)
+        return false;
+    detector->sparse = sparse == 1.0;
+    detector->batch++;
+    return true;
+}
+
+bool detector_set_preload(struct detector *detector, double frames)
+{
+    if (!(frames >= 0 && frames <= PRELOAD_MAX) || frames != floor(frames)
+        || frames * (double)detector->image_bytes > preload_bytes_max)
+        return false;
+    detector->preload = (unsigned)frames;
+    detector->batch++;
+    return true;
+}
+
 enum detector_reply detector_acquire(struct detector *detector, struct sim *sim, double images)
 {
     if (!(images >= 1 && images <= images_max) || images != floor(images))
@@ -79,6 +111,7 @@ enum detector_reply detector_acquire(struct detector *detector, struct sim *sim,
     detector->wanted = (uint64_t)images;
     detector->started = 0;
     detector->delivered = 0;
+    detector->first = detector->total;
     detector->acquiring = true;
     detector->stopping = false;
     detector->consumer_lost = false;
@@ -134,25 +167,52 @@ static void remember(struct detector *detector, struct frame_light light)
     detector->lights[detector->total++ % detector->light_capacity] = light;
 }
 
-static void submit(struct detector *detector, struct sim *sim)
+static double frame_period(const struct detector *detector)
 {
-    struct frame_light light = {gate_energy(&detector->gate),
-                                detector->gate.incident * sim->config.photons_per_count};
-    detector->ready = detector->current;
-    detector->ready.number = detector->total;
-    detector->ready.energy = light.energy;
-    remember(detector, light);
-    detector->exposed = false;
-    detector->state = FRAME_DRAWING;
-    renderer_submit(detector->renderer, detector->ready.number, light.energy, light.photons);
-    if (detector->started < detector->wanted && !detector->stopping)
-        detector->next_start = fmax(sim->now, detector->gate.start
-                                                  + fmax(detector->period, detector->exposure));
+    return fmax(detector->period, detector->exposure);
 }
 
-static bool deliver(struct detector *detector, const struct sim *sim)
+static void submit(struct detector *detector, struct sim *sim)
 {
-    if (!detector->sink.has_room(detector->sink.owner, detector->image_bytes + HEADER_MAX)) {
+    const struct gate *gate = &detector->gate;
+    struct frame *frame = &detector->ready;
+    *frame = detector->current;
+    frame->number = detector->total;
+    frame->energy = gate_energy(gate);
+    const struct frame_order order = {
+        .mode = detector->mode,
+        .sparse = detector->sparse,
+        .shot = {
+            .frame = frame->number,
+            .energy = frame->energy,
+            .photons = gate->incident * sim->config.photons_per_count,
+            .theta = gate_theta(gate),
+            .first = detector->first,
+            /* As if nothing ever waited: what moves in the sample does not see the consumer. */
+            .start = (double)frame->index * frame_period(detector),
+            .exposure = frame->exposure,
+        },
+        .preload = detector->preload,
+        .batch = detector->batch,
+    };
+    remember(detector, (struct frame_light){
+                           .energy = order.shot.energy,
+                           .photons = order.shot.photons,
+                           .theta = (float)order.shot.theta,
+                           .mode = (unsigned char)order.mode,
+                           .drawn = frame->number,
+                       });
+    detector->exposed = false;
+    detector->state = FRAME_DRAWING;
+    renderer_submit(detector->renderer, &order);
+    if (detector->started < detector->wanted && !detector->stopping)
+        detector->next_start = fmax(sim->now, gate->start + frame_period(detector));
+}
+
+static bool deliver(struct detector *detector)
+{
+    const struct drawn_frame *drawn = &detector->drawn;
+    if (!detector->sink.has_room(detector->sink.owner, drawn->bytes + HEADER_MAX)) {
         if (!detector->waiting)
             detector->waited++;
         detector->waiting = true;
@@ -160,29 +220,39 @@ static bool deliver(struct detector *detector, const struct sim *sim)
     }
     const struct frame *f = &detector->ready;
     char header[HEADER_MAX];
-    int length = snprintf(header, sizeof header,
-                          "FRAME:%llu:%llu,%.6f,uint16,%dx%d,%zu,%.17g,%.17g\n",
+    int length = snprintf(header, sizeof header, "FRAME:%llu:%llu,%.6f,%s,%s,%zu,%.17g,%.17g\n",
                           (unsigned long long)f->number, (unsigned long long)f->index,
-                          f->unix_time, sim->config.stills.ny, sim->config.stills.nx,
-                          detector->image_bytes, f->energy, f->exposure);
-    detector->sink.send(detector->sink.owner, header, (size_t)length, detector->image,
-                        detector->image_bytes);
+                          f->unix_time, detector->sparse ? "events" : "uint16", detector->shape,
+                          drawn->bytes, f->energy, f->exposure);
+    detector->sink.send(detector->sink.owner, header, (size_t)length, drawn->data, drawn->bytes);
     detector->waiting = false;
     detector->delivered++;
     detector->state = FRAME_NONE;
     return true;
 }
 
+static void collect(struct detector *detector)
+{
+    detector->drawn = renderer_collect(detector->renderer);
+    if (detector->drawn.data == NULL)
+        return;
+    struct frame_light *light =
+        &detector->lights[detector->ready.number % detector->light_capacity];
+    if (detector->drawn.frame != light->drawn) { /* the truth is that of the frame repeated */
+        uint64_t drawn = detector->drawn.frame;
+        bool known = detector->total - drawn <= detector->light_capacity;
+        *light = known ? detector->lights[drawn % detector->light_capacity] : *light;
+    }
+    detector->overflows += detector->drawn.overflow;
+    detector->state = detector->discard ? FRAME_NONE : FRAME_DRAWN;
+    detector->discard = false;
+}
+
 void detector_progress(struct detector *detector, struct sim *sim)
 {
-    if (detector->state == FRAME_DRAWING) {
-        detector->image = renderer_collect(detector->renderer);
-        if (detector->image != NULL)
-            detector->state = detector->discard ? FRAME_NONE : FRAME_DRAWN;
-        if (detector->state == FRAME_NONE)
-            detector->discard = false;
-    }
-    if (detector->state == FRAME_DRAWN && !deliver(detector, sim))
+    if (detector->state == FRAME_DRAWING)
+        collect(detector);
+    if (detector->state == FRAME_DRAWN && !deliver(detector))
         return;
     if (detector->state == FRAME_NONE && detector->exposed)
         submit(detector, sim);
@@ -192,29 +262,50 @@ void detector_progress(struct detector *detector, struct sim *sim)
         finish(detector, sim);
 }
 
-bool detector_truth(const struct detector *detector, uint64_t number, struct buffer *out)
+/* All spots of a shot, to be freed; NULL without memory. */
+static struct stills_spot *find_spots(const struct detector *detector, const struct shot *shot,
+                                      int *count)
 {
-    if (number >= detector->total || detector->total - number > detector->light_capacity)
-        return false;
-    struct frame_light light = detector->lights[number % detector->light_capacity];
-    int max = SPOTS_FIRST, count = 0, visible = 0;
     struct stills_spot *spots = NULL;
+    int max = SPOTS_FIRST;
+    *count = 0;
     do {
-        max = count > max ? count : max;
+        max = *count > max ? *count : max;
         struct stills_spot *more = realloc(spots, (size_t)max * sizeof *spots);
         if (more == NULL) {
             free(spots);
-            return false;
+            return NULL;
         }
         spots = more;
-        count = stills_spots(detector->truth, number, light.energy, light.photons, spots, max);
-    } while (count > max);
+        *count = stills_spots(detector->truth, shot, spots, max);
+    } while (*count > max);
+    return spots;
+}
+
+bool detector_truth(const struct detector *detector, uint64_t number, bool all,
+                    struct buffer *out)
+{
+    if (number >= detector->total || detector->total - number > detector->light_capacity)
+        return false;
+    const struct frame_light *light = &detector->lights[number % detector->light_capacity];
+    if (light->mode != MODE_STILL) {
+        buffer_text(out, "0");
+        return true;
+    }
+    const struct shot shot = {.frame = light->drawn, .energy = light->energy,
+                              .photons = light->photons, .theta = (double)light->theta};
+    int count, told = 0;
+    struct stills_spot *spots = find_spots(detector, &shot, &count);
+    if (spots == NULL)
+        return false;
     for (int i = 0; i < count; i++)
-        visible += spots[i].visible;
-    buffer_format(out, "%d", visible);
+        told += all || spots[i].visible;
+    buffer_format(out, "%d", told);
     for (int i = 0; i < count; i++)
-        if (spots[i].visible)
-            buffer_format(out, ";%.17g,%.17g,%.17g", spots[i].fs, spots[i].ss, spots[i].photons);
+        if (all || spots[i].visible)
+            buffer_format(out, ";%.17g,%.17g,%.17g", spots[i].fs,
+                          spots[i].ss + (double)spots[i].panel * detector->geometry.ny,
+                          spots[i].photons);
     free(spots);
     return true;
 }

@@ -23,9 +23,12 @@ struct frame_sink {
 enum detector_reply { DETECTOR_OK, DETECTOR_BUSY, DETECTOR_NO_CONSUMER, DETECTOR_INVALID };
 enum frame_state { FRAME_NONE, FRAME_DRAWING, FRAME_DRAWN };
 
-/* The light that made a frame, kept so that its truth can be told later. */
+/* What made a frame, kept so that its truth can be told later. */
 struct frame_light {
     double energy, photons;
+    uint64_t drawn; /* number of the frame that it repeats; mostly its own */
+    float theta;
+    unsigned char mode;
 };
 
 struct frame {
@@ -37,21 +40,29 @@ struct frame {
 struct detector {
     double exposure, period; /* s */
     double images;
+    enum detector_mode mode;
+    bool sparse;
+    unsigned preload;
+    uint64_t batch;      /* of preloaded frames: another one draws anew */
     bool acquiring, stopping;
     bool dead;           /* takes no frames: an acquisition ends after its first exposure */
     bool consumer_lost;  /* the last acquisition ended early because its consumer went away */
     uint64_t wanted, started, delivered, waited;
+    uint64_t first;      /* number of the first frame of this acquisition */
+    uint64_t overflows;  /* frames with more photons than their events have room for */
     struct gate gate;
     double gate_end, next_start; /* simulated s; infinity: none */
     bool exposed;        /* an exposure is over and waits for the renderer */
     struct frame current, ready;
     enum frame_state state; /* of `ready` */
     bool waiting, discard;
-    const uint16_t *image;
-    size_t image_bytes;
+    struct drawn_frame drawn;
+    char shape[64];      /* on the wire */
+    size_t image_bytes;  /* of a frame at most */
     struct frame_light *lights; /* of the last LIGHTS_MAX frames, by number modulo LIGHTS_MAX */
     uint64_t total;
     size_t light_capacity;
+    struct geometry geometry;
     struct renderer *renderer;
     struct stills *truth;
     struct frame_sink sink; /* owner NULL: no consumer */
@@ -65,6 +76,12 @@ bool detector_attach(struct detector *detector, const struct frame_sink *sink);
 /* The consumer is gone: a running acquisition ends. */
 void detector_detach(struct detector *detector, struct sim *sim, const void *owner);
 
+/* Choose how frames are drawn; false if the value is out of range. Not during an acquisition. */
+bool detector_set_mode(struct detector *detector, double mode);
+bool detector_set_sparse(struct detector *detector, double sparse);
+/* 0 to 1024 frames, and at most 1 GiB of them. */
+bool detector_set_preload(struct detector *detector, double frames);
+
 enum detector_reply detector_acquire(struct detector *detector, struct sim *sim, double images);
 /* End after the frames that are already exposed. */
 void detector_stop(struct detector *detector, struct sim *sim);
@@ -74,8 +91,10 @@ void detector_event(struct detector *detector, struct sim *sim);
 /* Go on if the renderer has finished a frame or the consumer has room again. */
 void detector_progress(struct detector *detector, struct sim *sim);
 
-/* Append the visible spots of frame `number` as `<n>;<fs>,<ss>,<photons>;...`; false if that frame
- * has not been taken or is too long ago. */
-bool detector_truth(const struct detector *detector, uint64_t number, struct buffer *out);
+/* Append the spots of frame `number`, all or the visible ones, as `<n>;<fs>,<ss>,<photons>;...`, with
+ * ss counted through the stack of panels; none for a frame that is no still. False if that frame has
+ * not been taken or is too long ago. */
+bool detector_truth(const struct detector *detector, uint64_t number, bool all,
+                    struct buffer *out);
 
 #endif

@@ -13,7 +13,8 @@ void gate_open(struct gate *gate, const struct sim *sim, double t)
 {
     struct conditions now;
     sim_conditions(sim, t, &now);
-    *gate = (struct gate){.open = true, .start = t, .until = t, .energy_first = now.energy};
+    *gate = (struct gate){.open = true, .start = t, .until = t, .energy_first = now.energy,
+                          .theta_first = now.theta};
 }
 
 static int steps_needed(const struct sim *sim, double from, double to)
@@ -58,14 +59,25 @@ void gate_advance(struct gate *gate, const struct sim *sim, double t)
         sim_conditions(sim, at, &now);
         gate->incident += 0.5 * width * response(&sim->config, &now, rate);
         gate->energy_excess += 0.5 * width * (now.energy - gate->energy_first);
+        gate->theta_excess += 0.5 * width * (now.theta - gate->theta_first);
         for (int c = 0; c < CHANNEL_COUNT; c++)
             gate->expected[c] += 0.5 * width * rate[c];
     }
     gate->until = t;
 }
 
-double gate_energy(const struct gate *gate)
+static double average(const struct gate *gate, double first, double excess)
 {
     double seconds = gate->until - gate->start;
-    return gate->energy_first + (seconds > 0.0 ? gate->energy_excess / seconds : 0.0);
+    return first + (seconds > 0.0 ? excess / seconds : 0.0);
+}
+
+double gate_energy(const struct gate *gate)
+{
+    return average(gate, gate->energy_first, gate->energy_excess);
+}
+
+double gate_theta(const struct gate *gate)
+{
+    return average(gate, gate->theta_first, gate->theta_excess);
 }

@@ -15,13 +15,15 @@ struct gate {
     double expected[CHANNEL_COUNT];
     double incident;     /* counts of I0 without dark */
     double energy_first, energy_excess; /* eV; eV s above the first */
+    double theta_first, theta_excess;   /* of the sample: degrees; degrees s */
 };
 
 void gate_open(struct gate *gate, const struct sim *sim, double t);
 /* Integrate up to `t` under the conditions that hold since `until`. Must be called before anything
  * that the conditions depend on changes at `t`. */
 void gate_advance(struct gate *gate, const struct sim *sim, double t);
-/* Time-averaged energy, exact while it does not change. */
+/* Time-averaged energy and angle of the sample, exact while they do not change. */
 double gate_energy(const struct gate *gate);
+double gate_theta(const struct gate *gate);
 
 #endif

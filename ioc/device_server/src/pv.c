@@ -13,7 +13,7 @@ enum kind {
     RING_CURRENT, COUNTS, EXPOSURE, ELAPSED, COUNTING, VACUUM, TEMPERATURE,
     SHUTTER_STATUS, SHUTTER_COMMAND, ATTENUATION, SAMPLE_SELECT,
     AD_EXPOSURE, AD_PERIOD, AD_IMAGES, AD_ACQUIRING, AD_COUNTER, AD_TOTAL, AD_WAITED, AD_LOST,
-    AD_NX, AD_NY, AD_FAULT,
+    AD_NX, AD_NY, AD_FAULT, AD_PANELS, AD_MODE, AD_SPARSE, AD_PRELOAD, AD_OVERFLOWS,
     FLY_STATE, FLY_FAULT_CODE, FLY_NUMBER, FLY_TOTAL, FLY_POINTS, FLY_DWELL, FLY_OPENED
 };
 
@@ -42,7 +42,9 @@ static const struct {
     {"AD1:EXPOSURE", AD_EXPOSURE, 0}, {"AD1:PERIOD", AD_PERIOD, 0}, {"AD1:NIMAGES", AD_IMAGES, 0},
     {"AD1:ACQUIRING", AD_ACQUIRING, 0}, {"AD1:COUNTER", AD_COUNTER, 0}, {"AD1:TOTAL", AD_TOTAL, 0},
     {"AD1:WAITED", AD_WAITED, 0}, {"AD1:LOST", AD_LOST, 0}, {"AD1:NX", AD_NX, 0},
-    {"AD1:NY", AD_NY, 0}, {"AD1:FAULT", AD_FAULT, 0},
+    {"AD1:NY", AD_NY, 0}, {"AD1:PANELS", AD_PANELS, 0}, {"AD1:MODE", AD_MODE, 0},
+    {"AD1:FAULT", AD_FAULT, 0}, {"AD1:SPARSE", AD_SPARSE, 0}, {"AD1:PRELOAD", AD_PRELOAD, 0},
+    {"AD1:OVERFLOWS", AD_OVERFLOWS, 0},
     {"FLY:STATE", FLY_STATE, 0}, {"FLY:FAULT", FLY_FAULT_CODE, 0}, {"FLY:NUMBER", FLY_NUMBER, 0},
     {"FLY:TOTAL", FLY_TOTAL, 0}, {"FLY:POINTS", FLY_POINTS, 0}, {"FLY:DWELL", FLY_DWELL, 0},
     {"FLY:OPENED", FLY_OPENED, 0},
@@ -145,8 +147,13 @@ static double detector_value(const struct sim *sim, const struct pv *pv)
     case AD_WAITED: return (double)detector->waited;
     case AD_LOST: return detector->consumer_lost;
     case AD_FAULT: return detector->dead;
-    case AD_NX: return sim->config.stills.nx;
-    case AD_NY: return sim->config.stills.ny;
+    case AD_NX: return detector->geometry.nx;
+    case AD_NY: return detector->geometry.ny;
+    case AD_PANELS: return detector->geometry.panels;
+    case AD_MODE: return detector->mode;
+    case AD_SPARSE: return detector->sparse;
+    case AD_PRELOAD: return detector->preload;
+    case AD_OVERFLOWS: return (double)detector->overflows;
     default: return NAN;
     }
 }
@@ -239,9 +246,35 @@ static enum pv_reply put_motor(struct sim *sim, const struct pv *pv, double valu
     return good ? PV_OK : PV_INVALID;
 }
 
+static enum pv_reply put_detector(struct detector *detector, const struct pv *pv, double value)
+{
+    bool good;
+    switch ((enum kind)pv->kind) {
+    case AD_EXPOSURE:
+    case AD_PERIOD:
+    case AD_IMAGES:
+    case AD_MODE:
+    case AD_SPARSE:
+    case AD_PRELOAD: break;
+    default: return PV_INVALID;
+    }
+    if (detector->acquiring)
+        return PV_BUSY;
+    switch ((enum kind)pv->kind) {
+    case AD_EXPOSURE: good = set(&detector->exposure, value, 1e-4, 1000.0); break;
+    case AD_PERIOD: good = set(&detector->period, value, 0.0, 1e6); break;
+    case AD_IMAGES:
+        good = value == floor(value) && set(&detector->images, value, 1.0, 1e9);
+        break;
+    case AD_MODE: good = detector_set_mode(detector, value); break;
+    case AD_SPARSE: good = detector_set_sparse(detector, value); break;
+    default: good = detector_set_preload(detector, value);
+    }
+    return good ? PV_OK : PV_INVALID;
+}
+
 enum pv_reply pv_put(struct sim *sim, const struct pv *pv, double value)
 {
-    struct detector *detector = &sim->detector;
     bool whole = value == floor(value);
     bool good = false;
     sim->news |= NEWS_CHANGED;
@@ -262,17 +295,10 @@ enum pv_reply pv_put(struct sim *sim, const struct pv *pv, double value)
         if (good)
             sim_select(sim, (int)value);
         break;
-    case AD_EXPOSURE:
-    case AD_PERIOD:
-    case AD_IMAGES:
-        if (detector->acquiring)
-            return PV_BUSY;
-        good = pv->kind == AD_EXPOSURE ? set(&detector->exposure, value, 1e-4, 1000.0)
-               : pv->kind == AD_PERIOD ? set(&detector->period, value, 0.0, 1e6)
-                                       : whole && set(&detector->images, value, 1.0, 1e9);
-        break;
     default:
-        return pv->kind <= MOTOR_ANGLE ? put_motor(sim, pv, value) : PV_INVALID;
+        return pv->kind <= MOTOR_ANGLE  ? put_motor(sim, pv, value)
+               : pv->kind >= AD_EXPOSURE ? put_detector(&sim->detector, pv, value)
+                                         : PV_INVALID;
     }
     return good ? PV_OK : PV_INVALID;
 }

@@ -14,6 +14,8 @@ bool sim_init(struct sim *sim, const struct config *config, const char *prefix, 
               const char *const *paths, int path_count, char message[MESSAGE_MAX])
 {
     *sim = (struct sim){.config = *config, .time_scale = time_scale, .attenuation = 1.0};
+    geometry_complete(&sim->config.geometry);
+    sim->config.stills.seed = config->seed;
     snprintf(sim->prefix, sizeof sim->prefix, "%s", prefix);
     snprintf(message, MESSAGE_MAX, "out of memory.");
     for (int i = 0; i < path_count; i++) {
@@ -37,7 +39,7 @@ bool sim_init(struct sim *sim, const struct config *config, const char *prefix, 
     shutter_init(&sim->shutter, config->shutter_travel_s);
     counters_init(&sim->counters, config);
     pv_table_build(&sim->pvs, sim->prefix);
-    return detector_init(&sim->detector, config);
+    return detector_init(&sim->detector, &sim->config);
 }
 
 void sim_free(struct sim *sim)

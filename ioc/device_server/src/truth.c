@@ -101,6 +101,38 @@ static void write_sample(struct buffer *out, const struct sample *sample)
     buffer_text(out, "]}");
 }
 
+static void write_panels(struct buffer *out, const struct geometry *g)
+{
+    buffer_text(out, ",\"panels\":[");
+    for (int panel = 0; panel < g->panels; panel++) {
+        int corner[2];
+        geometry_corner(g, panel, corner);
+        buffer_format(out, "%s{\"corner_x_px\":%d,\"corner_y_px\":%d}", panel > 0 ? "," : "",
+                      corner[0], corner[1]);
+    }
+    buffer_text(out, "]");
+}
+
+static void write_detector(const struct sim *sim, struct buffer *out)
+{
+    const struct geometry *g = &sim->config.geometry;
+    const struct stills_config *s = &sim->config.stills;
+    buffer_format(out, "\"detector\":{\"name\":\"AD1\",\"mode\":\"%s\",\"shape\":[",
+                  detector_mode_names[sim->detector.mode]);
+    if (g->panels > 1)
+        buffer_format(out, "%d,", g->panels);
+    buffer_format(out, "%d,%d]", g->ny, g->nx);
+    buffer_format(out, ",\"distance_m\":%.17g,\"pixel_m\":%.17g", g->distance_m, g->pixel_m);
+    buffer_format(out, ",\"beam_centre_px\":[%.17g,%.17g]", g->beam_x, g->beam_y);
+    write_panels(out, g);
+    /* A pixel's value is its number of photons. */
+    buffer_format(out, ",\"adu_per_photon\":1,\"visibility_limit\":%.17g", s->visibility_limit);
+    buffer_format(out, ",\"spot_fwhm_px\":%.17g,\"hit_probability\":%.17g", s->spot_fwhm_px,
+                  s->hit_probability);
+    buffer_format(out, ",\"orientation\":\"%s\"}",
+                  s->orientation == ORIENTATION_THETA ? "theta" : "random");
+}
+
 void truth_write(const struct sim *sim, struct buffer *out)
 {
     const struct config *c = &sim->config;
@@ -133,11 +165,7 @@ void truth_write(const struct sim *sim, struct buffer *out)
     write_numbers(out, "counters", counters, COUNT(counters));
     buffer_text(out, ",");
     write_numbers(out, "crystal", crystal, COUNT(crystal));
-    buffer_text(out, ",\"detector\":{\"name\":\"AD1\",\"mode\":\"still\"");
-    buffer_format(out, ",\"shape\":[%d,%d]", s->ny, s->nx);
-    buffer_format(out, ",\"distance_m\":%.17g,\"pixel_m\":%.17g", s->distance_m, s->pixel_m);
-    buffer_format(out, ",\"beam_centre_px\":[%.17g,%.17g]", s->beam_x, s->beam_y);
-    /* A pixel's value is its number of photons. */
-    buffer_format(out, ",\"adu_per_photon\":1,\"visibility_limit\":%.17g,\"spot_fwhm_px\":%.17g}}",
-                  s->visibility_limit, s->spot_fwhm_px);
+    buffer_text(out, ",");
+    write_detector(sim, out);
+    buffer_text(out, "}");
 }

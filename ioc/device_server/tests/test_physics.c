@@ -279,7 +279,7 @@ static void test_configuration_files(void)
         bool good = config_load(&read, path, message);
         CHECK(good == (cases[i].why == NULL), "case %zu: %s", i, message);
         CHECK(good || strstr(message, cases[i].why) != NULL, "case %zu: %s", i, message);
-        CHECK(!good || (read.ring_max_mA == 300 && read.stills.nx == 256), "not taken over");
+        CHECK(!good || (read.ring_max_mA == 300 && read.geometry.nx == 256), "not taken over");
         unlink(path);
     }
     struct config wrong;

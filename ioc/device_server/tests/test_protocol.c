@@ -14,7 +14,7 @@ static void start(const char *config_text)
     char message[MESSAGE_MAX];
     struct config config;
     config_default(&config);
-    config.stills.nx = config.stills.ny = 64;
+    config.geometry.nx = config.geometry.ny = 64;
     if (config_text != NULL) {
         const char *path = write_table(config_text);
         CHECK(config_load(&config, path, message), "%s", message);

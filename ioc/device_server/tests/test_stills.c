@@ -6,7 +6,8 @@
 #include <string.h>
 
 #include "../src/rng.h"
-#include "../src/stills.h"
+#include "../src/geometry.h"
+#include "../src/stills_draw.h"
 
 static int failures;
 
@@ -115,28 +116,79 @@ static void test_poisson_extremes(void)
           (unsigned long long)most);
 }
 
-static struct stills *default_stills(uint64_t seed)
-{
+#define SHOT(number, eV, light) \
+    (&(struct shot){.frame = (number), .energy = (eV), .photons = (light)})
+
+/* A crystal, its detector and whoever draws them. */
+struct scene {
     struct stills_config config;
-    stills_default(&config);
-    config.seed = seed;
-    struct stills *s = stills_new(&config);
-    if (!s)
+    struct geometry geometry;
+    struct radial_map *map;
+    struct stills *stills;
+    struct stills_artist *artist;
+};
+
+static struct scene settings(void)
+{
+    struct scene scene = {0};
+    stills_default(&scene.config);
+    geometry_default(&scene.geometry);
+    geometry_complete(&scene.geometry);
+    return scene;
+}
+
+static void set_up(struct scene *scene)
+{
+    scene->map = radial_map_new(&scene->geometry);
+    scene->stills = stills_new(&scene->config, &scene->geometry);
+    if (scene->map == NULL || scene->stills == NULL)
         abort();
-    return s;
+    scene->artist = stills_artist_new(scene->stills, scene->map);
+    if (scene->artist == NULL)
+        abort();
+}
+
+static struct scene default_scene(uint64_t seed)
+{
+    struct scene scene = settings();
+    scene.config.seed = seed;
+    set_up(&scene);
+    return scene;
+}
+
+static void tear_down(struct scene *scene)
+{
+    stills_artist_free(scene->artist);
+    stills_free(scene->stills);
+    radial_map_free(scene->map);
+}
+
+static void draw(struct scene *scene, uint64_t frame, double energy, double photons,
+                 uint16_t *pixels)
+{
+    stills_draw(scene->artist, SHOT(frame, energy, photons), pixels);
+}
+
+static int list_spots(const struct scene *scene, uint64_t frame, double energy, double photons)
+{
+    return stills_spots(scene->stills, SHOT(frame, energy, photons), spots, MAX_SPOTS);
 }
 
 static void test_refused_configurations(void)
 {
     struct stills_config good;
+    struct geometry detector;
     stills_default(&good);
+    geometry_default(&detector);
+    CHECK(stills_new(&good, &detector) == NULL, "built without a beam centre");
+    geometry_complete(&detector);
     CHECK(stills_check(&good) == NULL, "%s", stills_check(&good));
 #define REFUSED(field, value)                                                                     \
     do {                                                                                          \
         struct stills_config bad = good;                                                          \
         bad.field = (value);                                                                      \
         CHECK(stills_check(&bad) != NULL, "accepted " #field " = " #value);                       \
-        CHECK(stills_new(&bad) == NULL, "built " #field " = " #value);                            \
+        CHECK(stills_new(&bad, &detector) == NULL, "built " #field " = " #value);                            \
     } while (0)
     REFUSED(a, 0);
     REFUSED(b, -79.1);
@@ -149,12 +201,9 @@ static void test_refused_configurations(void)
     REFUSED(b_factor, -1);
     REFUSED(profile_radius, 0);
     REFUSED(mosaicity, NAN);
-    REFUSED(distance_m, 0);
-    REFUSED(pixel_m, -1);
-    REFUSED(nx, 0);
-    REFUSED(ny, -1);
-    REFUSED(nx, 1 << 30);
-    REFUSED(beam_x, INFINITY);
+    REFUSED(hit_probability, 1.1);
+    REFUSED(hit_probability, NAN);
+    REFUSED(orientation, 2);
     REFUSED(nominal_photons, 0);
     REFUSED(spot_photons, -1);
     REFUSED(background_photons, NAN);
@@ -172,38 +221,180 @@ static void test_refused_configurations(void)
     stills_free(NULL);
 }
 
+static void test_refused_detectors(void)
+{
+    struct geometry good;
+    geometry_default(&good);
+    geometry_complete(&good);
+    CHECK(geometry_check(&good) == NULL, "%s", geometry_check(&good));
+    CHECK(good.beam_x == 258.4 && good.beam_y == 251.7, "centre %.17g %.17g", good.beam_x,
+          good.beam_y);
+#define REFUSED(field, value)                                                                     \
+    do {                                                                                          \
+        struct geometry bad = good;                                                               \
+        bad.field = (value);                                                                      \
+        CHECK(geometry_check(&bad) != NULL, "accepted " #field " = " #value);                     \
+    } while (0)
+    REFUSED(distance_m, 0);
+    REFUSED(pixel_m, -1);
+    REFUSED(nx, 0);
+    REFUSED(ny, -1);
+    REFUSED(nx, 1 << 30);
+    REFUSED(panels, 0);
+    REFUSED(panels, 257);
+    REFUSED(gap_px, -1);
+    REFUSED(beam_x, INFINITY);
+    REFUSED(beam_y, NAN);
+#undef REFUSED
+    struct geometry large = good;
+    large.nx = large.ny = 8192;
+    large.panels = 2;
+    CHECK(geometry_check(&large) != NULL, "accepted 134 million pixels");
+}
+
+static void test_panels(void)
+{
+    struct geometry g;
+    geometry_default(&g);
+    g.nx = 7;
+    g.ny = 5;
+    g.gap_px = 2;
+    const int arrangements[][3] = {{1, 1, 1}, {2, 2, 1}, {3, 2, 2}, {4, 2, 2}, {5, 3, 2},
+                                   {9, 3, 3}, {16, 4, 4}, {17, 5, 4}};
+    for (size_t i = 0; i < sizeof arrangements / sizeof *arrangements; i++) {
+        g.panels = arrangements[i][0];
+        CHECK(geometry_columns(&g) == arrangements[i][1] && geometry_rows(&g) == arrangements[i][2],
+              "%d panels: %d x %d", g.panels, geometry_columns(&g), geometry_rows(&g));
+    }
+    g.panels = 5;
+    int seen = 0, fs, ss;
+    for (int y = -3; y < 20; y++)
+        for (int x = -3; x < 40; x++) {
+            int corner[2], panel = geometry_panel(&g, x, y, &fs, &ss);
+            if (panel < 0)
+                continue;
+            seen++;
+            geometry_corner(&g, panel, corner);
+            CHECK(panel < 5 && corner[0] + fs == x && corner[1] + ss == y && fs < 7 && ss < 5,
+                  "(%d, %d) is (%d, %d) of %d", x, y, fs, ss, panel);
+        }
+    CHECK(seen == 5 * 7 * 5, "%d pixels", seen);
+}
+
+/* A stack shows what one large panel of its outline shows, but for the gaps. */
+static void test_stack(void)
+{
+    enum { PART = 250, GAP = 12 };
+    struct scene whole = default_scene(1), stack = settings();
+    stack.geometry.nx = stack.geometry.ny = PART;
+    stack.geometry.panels = 4;
+    stack.geometry.gap_px = GAP;
+    stack.geometry.beam_x = whole.geometry.beam_x;
+    stack.geometry.beam_y = whole.geometry.beam_y;
+    set_up(&stack);
+    int all = list_spots(&whole, 3, 9500, nominal), on_panels = 0;
+    static struct stills_spot found[MAX_SPOTS];
+    memcpy(found, spots, (size_t)all * sizeof *found);
+    int count = list_spots(&stack, 3, 9500, nominal), edge = PART + GAP;
+    for (int i = 0; i < all; i++) {
+        int x = (int)lround(found[i].fs), y = (int)lround(found[i].ss);
+        on_panels += x % edge < PART && y % edge < PART;
+    }
+    CHECK(count == on_panels && count < all, "%d of %d spots on panels, not %d", count, all,
+          on_panels);
+    double expected = 0, seen = 0;
+    for (int i = 0; i < count; i++)
+        CHECK(fabs(spots[i].fs + spots[i].panel % 2 * edge - spots[i].x) < 1e-9
+                  && fabs(spots[i].ss + spots[i].panel / 2 * edge - spots[i].y) < 1e-9,
+              "spot %d of panel %d at %g, %g is not at %g, %g", i, spots[i].panel, spots[i].fs,
+              spots[i].ss, spots[i].x, spots[i].y);
+    for (int panel = 0; panel < 4; panel++) {
+        draw(&stack, 3, 9500, nominal, image);
+        draw(&whole, 3, 9500, nominal, other);
+        for (int y = 0; y < PART; y++)
+            for (int x = 0; x < PART; x++) {
+                seen += image[(panel * PART + y) * PART + x];
+                expected += other[(panel / 2 * edge + y) * SIDE + panel % 2 * edge + x];
+            }
+        CHECK(fabs(seen - expected) < 6 * sqrt(2 * expected), "panel %d: %g photons of %g", panel,
+              seen, expected);
+    }
+    tear_down(&whole);
+    tear_down(&stack);
+}
+
+static void test_hits(void)
+{
+    enum { FRAMES = 2000 };
+    struct scene s = settings();
+    s.config.hit_probability = 0.3;
+    set_up(&s);
+    int hits = 0;
+    for (uint64_t frame = 0; frame < FRAMES; frame++) {
+        bool hit = stills_hit(s.stills, SHOT(frame, 9500, nominal));
+        hits += hit;
+        if (frame < 100)
+            CHECK((list_spots(&s, frame, 9500, nominal) > 0) == hit, "frame %d", (int)frame);
+    }
+    CHECK(fabs(hits - 0.3 * FRAMES) < 5 * sqrt(0.21 * FRAMES), "%d hits", hits);
+    tear_down(&s);
+}
+
+/* The given orientation: the crystal turns with the sample about the vertical axis. */
+static void test_theta(void)
+{
+    struct scene s = settings();
+    s.config.orientation = ORIENTATION_THETA;
+    set_up(&s);
+    double at0[9], at30[9];
+    struct shot shot = {.frame = 5, .energy = 9500, .photons = nominal};
+    stills_orientation(s.stills, &shot, at0);
+    shot.frame = 77;
+    shot.theta = 30;
+    stills_orientation(s.stills, &shot, at30);
+    const double turn[9] = {cos(pi / 6), 0, sin(pi / 6), 0, 1, 0, -sin(pi / 6), 0, cos(pi / 6)};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) {
+            double expected = 0;
+            for (int m = 0; m < 3; m++)
+                expected += turn[3 * i + m] * at0[3 * m + j];
+            CHECK(fabs(at30[3 * i + j] - expected) < 1e-12, "%d %d: %g", i, j, at30[3 * i + j]);
+        }
+    tear_down(&s);
+}
+
 static void test_pure_function(void)
 {
-    struct stills *a = default_stills(1), *b = default_stills(1), *c = default_stills(2);
-    stills_render(a, 5, 9500, nominal, image);
-    stills_render(b, 0, 12000, 3 * nominal, other);
+    struct scene a = default_scene(1), b = default_scene(1), c = default_scene(2);
+    draw(&a, 5, 9500, nominal, image);
+    draw(&b, 0, 12000, 3 * nominal, other);
     CHECK(memcmp(image, other, sizeof image) != 0, "different frames are equal");
-    stills_render(b, 4, 9500, nominal, other);
+    draw(&b, 4, 9500, nominal, other);
     CHECK(memcmp(image, other, sizeof image) != 0, "neighbouring frames are equal");
-    stills_render(b, 5, 9500, nominal, other);
+    draw(&b, 5, 9500, nominal, other);
     CHECK(memcmp(image, other, sizeof image) == 0, "frame 5 depends on what was drawn before");
-    stills_render(c, 5, 9500, nominal, other);
+    draw(&c, 5, 9500, nominal, other);
     CHECK(memcmp(image, other, sizeof image) != 0, "the seed makes no difference");
-    stills_free(a);
-    stills_free(b);
-    stills_free(c);
+    tear_down(&a);
+    tear_down(&b);
+    tear_down(&c);
 }
 
 static void test_dark(void)
 {
-    struct stills *s = default_stills(1);
+    struct scene s = default_scene(1);
     const double dark[][2] = {{9500, 0},      {9500, -1},       {9500, NAN}, {0, nominal},
                               {-1, nominal},  {NAN, nominal},   {9500, INFINITY}};
     for (size_t i = 0; i < sizeof dark / sizeof dark[0]; i++) {
         memset(image, 0xff, sizeof image);
-        stills_render(s, 1, dark[i][0], dark[i][1], image);
+        draw(&s, 1, dark[i][0], dark[i][1], image);
         long sum = 0;
         for (int j = 0; j < SIDE * SIDE; j++)
             sum += image[j];
         CHECK(sum == 0, "case %d has %ld counts", (int)i, sum);
-        CHECK(stills_spots(s, 1, dark[i][0], dark[i][1], spots, MAX_SPOTS) == 0, "case %d", (int)i);
+        CHECK(list_spots(&s, 1, dark[i][0], dark[i][1]) == 0, "case %d", (int)i);
     }
-    stills_free(s);
+    tear_down(&s);
 }
 
 /* The Ewald construction the other way round: from positions back to Miller indices, and from
@@ -213,14 +404,13 @@ static void test_ewald(void)
     enum { H = 40 };
     static double seen[H][H][H];
     memset(seen, 0, sizeof seen);
-    struct stills_config config;
-    stills_default(&config);
-    struct stills *s = stills_new(&config);
+    struct scene s = settings();
+    set_up(&s);
     double sum = 0;
     int count = 0, repeats = 0;
     for (uint64_t frame = 0; frame < 200; frame++) {
         double energy = 9000 + 15.0 * (double)frame, k = energy / hc, r[9];
-        stills_orientation(s, frame, r);
+        stills_orientation(s.stills, SHOT(frame, energy, nominal), r);
         for (int i = 0; i < 3; i++)
             for (int j = 0; j < 3; j++) {
                 double dot = 0;
@@ -228,14 +418,14 @@ static void test_ewald(void)
                     dot += r[3 * i + m] * r[3 * j + m];
                 CHECK(fabs(dot - (i == j)) < 1e-12, "not a rotation: %g", dot);
             }
-        int n = stills_spots(s, frame, energy, nominal, spots, MAX_SPOTS);
+        int n = list_spots(&s, frame, energy, nominal);
         for (int i = 0; i < n; i++) {
             const struct stills_spot *p = &spots[i];
-            double x = (p->fs - config.beam_x) * config.pixel_m;
-            double y = (p->ss - config.beam_y) * config.pixel_m, z = config.distance_m;
+            double x = (p->fs - s.geometry.beam_x) * s.geometry.pixel_m;
+            double y = (p->ss - s.geometry.beam_y) * s.geometry.pixel_m, z = s.geometry.distance_m;
             double length = sqrt(x * x + y * y + z * z);
             double q[3] = {k * x / length, k * y / length, k * z / length - k};
-            double crystal[3], edge[3] = {config.a, config.b, config.c};
+            double crystal[3], edge[3] = {s.config.a, s.config.b, s.config.c};
             int hkl[3] = {p->h, p->k, p->l};
             double g2 = 0;
             for (int j = 0; j < 3; j++) {
@@ -245,7 +435,8 @@ static void test_ewald(void)
                 g2 += hkl[j] / edge[j] * hkl[j] / edge[j];
             }
             double d = 1 / sqrt(g2);
-            CHECK(d >= config.resolution - 1e-6 && d <= config.low_resolution + 1e-3, "d = %g", d);
+            CHECK(d >= s.config.resolution - 1e-6 && d <= s.config.low_resolution + 1e-3,
+                  "d = %g", d);
 
             double outward[3] = {0, 0, k};
             for (int j = 0; j < 3; j++)
@@ -254,13 +445,13 @@ static void test_ewald(void)
             double miss = sqrt(outward[0] * outward[0] + outward[1] * outward[1]
                                + outward[2] * outward[2])
                           - k;
-            double radius = config.profile_radius + config.mosaicity * pi / 180 / d;
+            double radius = s.config.profile_radius + s.config.mosaicity * pi / 180 / d;
             double partiality = 1 - miss * miss / (radius * radius);
             CHECK(partiality > -1e-3, "a spot that is not excited: %g", partiality);
             if (partiality < 0.3)
                 continue; /* rounding of the excitation error would show */
-            double full = p->photons / partiality / config.spot_photons
-                          * exp(0.5 * config.b_factor * g2);
+            double full = p->photons / partiality / s.config.spot_photons
+                          * exp(0.5 * s.config.b_factor * g2);
             sum += full;
             count++;
             int h = abs(p->h), l = abs(p->l), kk = abs(p->k);
@@ -275,18 +466,18 @@ static void test_ewald(void)
     }
     CHECK(count > 5000 && repeats > 500, "%d spots, %d repeats", count, repeats);
     CHECK(fabs(sum / count - 1) < 0.1, "mean normalised intensity %g", sum / count);
-    stills_free(s);
+    tear_down(&s);
 }
 
 static void test_default_is_sparse(void)
 {
-    struct stills *s = default_stills(1);
+    struct scene s = default_scene(1);
     const double energies[] = {9000, 10500, 12000};
     for (int e = 0; e < 3; e++) {
         int visible = 0;
         double nearest = 1e9;
         for (uint64_t frame = 0; frame < 50; frame++) {
-            int n = stills_spots(s, frame, energies[e], nominal, spots, MAX_SPOTS);
+            int n = list_spots(&s, frame, energies[e], nominal);
             for (int i = 0; i < n; i++) {
                 visible += spots[i].visible;
                 for (int j = 0; j < i; j++)
@@ -298,26 +489,25 @@ static void test_default_is_sparse(void)
               visible / 50.0);
         CHECK(nearest > 8, "%g eV: %g px", energies[e], nearest);
     }
-    int all = stills_spots(s, 0, 9500, nominal, spots, MAX_SPOTS);
+    int all = list_spots(&s, 0, 9500, nominal);
     struct stills_spot few[3];
-    CHECK(stills_spots(s, 0, 9500, nominal, few, 3) == all, "a short array changes the count");
+    CHECK(stills_spots(s.stills, SHOT(0, 9500, nominal), few, 3) == all, "a short array changes the count");
     CHECK(memcmp(&few[2].fs, &spots[2].fs, sizeof few[2].fs) == 0, "a short array differs");
-    CHECK(stills_spots(s, 0, 9500, nominal, NULL, 0) == all, "no array changes the count");
-    stills_free(s);
+    CHECK(stills_spots(s.stills, SHOT(0, 9500, nominal), NULL, 0) == all, "no array changes the count");
+    tear_down(&s);
 }
 
 /* What is drawn is what the list promises: counts, linearity, centres. */
 static void test_drawn_spots(double photons)
 {
-    struct stills_config config;
-    stills_default(&config);
-    config.background_photons = 0;
-    struct stills *s = stills_new(&config);
+    struct scene s = settings();
+    s.config.background_photons = 0;
+    set_up(&s);
     double expected = 0, found = 0, dx = 0, dy = 0, wide = 0;
     int n_used = 0;
     for (uint64_t frame = 0; frame < 40; frame++) {
-        stills_render(s, frame, 9500, photons, image);
-        int n = stills_spots(s, frame, 9500, photons, spots, MAX_SPOTS);
+        draw(&s, frame, 9500, photons, image);
+        int n = list_spots(&s, frame, 9500, photons);
         for (int i = 0; i < n; i++) {
             if (!spots[i].visible || spots[i].photons > 2e5)
                 continue;
@@ -347,27 +537,26 @@ static void test_drawn_spots(double photons)
           dy / found);
     /* Integration over pixels adds 1/12 to the variance. */
     double fwhm = 2.3548 * sqrt(wide / found - 1.0 / 12);
-    CHECK(fabs(fwhm - config.spot_fwhm_px) < 0.02, "width %g", fwhm);
-    stills_free(s);
+    CHECK(fabs(fwhm - s.config.spot_fwhm_px) < 0.02, "width %g", fwhm);
+    tear_down(&s);
 }
 
 /* Background: Poisson in every pixel, proportional to the light, whichever generator drew it. */
 static void test_background(double photons_per_pixel)
 {
     enum { N = 16, FRAMES = 3000 };
-    struct stills_config config;
-    stills_default(&config);
-    config.nx = config.ny = N;
-    config.beam_x = -150;
-    config.spot_photons = 0;
-    struct stills *s = stills_new(&config);
-    double photons = nominal * photons_per_pixel / config.background_photons;
+    struct scene s = settings();
+    s.geometry.nx = s.geometry.ny = N;
+    s.geometry.beam_x = -150;
+    s.config.spot_photons = 0;
+    set_up(&s);
+    double photons = nominal * photons_per_pixel / s.config.background_photons;
     static double sum[N * N], square[N * N];
     static uint16_t small[N * N];
     memset(sum, 0, sizeof sum);
     memset(square, 0, sizeof square);
     for (uint64_t frame = 0; frame < FRAMES; frame++) {
-        stills_render(s, frame, 9500, photons, small);
+        draw(&s, frame, 9500, photons, small);
         for (int i = 0; i < N * N; i++) {
             sum[i] += small[i];
             square[i] += (double)small[i] * small[i];
@@ -387,14 +576,14 @@ static void test_background(double photons_per_pixel)
     if (first_level == 0)
         first_level = level / photons_per_pixel;
     CHECK(fabs(level / photons_per_pixel / first_level - 1) < 0.01, "not linear: %g", level);
-    stills_free(s);
+    tear_down(&s);
 }
 
 static void test_saturation(void)
 {
-    struct stills *s = default_stills(1);
-    stills_render(s, 3, 9500, 1e13, image);
-    int n = stills_spots(s, 3, 9500, 1e13, spots, MAX_SPOTS), checked = 0;
+    struct scene s = default_scene(1);
+    draw(&s, 3, 9500, 1e13, image);
+    int n = list_spots(&s, 3, 9500, 1e13), checked = 0;
     for (int i = 0; i < n; i++)
         if (spots[i].visible && spots[i].photons > 6e5) {
             int x = (int)lround(spots[i].fs), y = (int)lround(spots[i].ss);
@@ -403,28 +592,26 @@ static void test_saturation(void)
             checked++;
         }
     CHECK(checked > 0, "nothing bright enough");
-    stills_render(s, 3, 9500, 1e300, image);
+    draw(&s, 3, 9500, 1e300, image);
     /* Outside the shadow of the beam stop. */
     CHECK(image[0] == UINT16_MAX && image[SIDE * SIDE - 1] == UINT16_MAX, "a flood wraps round");
-    stills_free(s);
+    tear_down(&s);
 }
 
 static void test_other_cells(void)
 {
-    struct stills_config config;
-    stills_default(&config);
-    config.a = 40;
-    config.b = 55;
-    config.c = 70;
-    config.alpha = 80;
-    config.beta = 95;
-    config.gamma = 110;
-    struct stills *s = stills_new(&config);
-    CHECK(s != NULL, "%s", stills_check(&config));
-    int n = stills_spots(s, 1, 9500, nominal, spots, MAX_SPOTS);
+    struct scene s = settings();
+    s.config.a = 40;
+    s.config.b = 55;
+    s.config.c = 70;
+    s.config.alpha = 80;
+    s.config.beta = 95;
+    s.config.gamma = 110;
+    set_up(&s);
+    int n = list_spots(&s, 1, 9500, nominal);
     CHECK(n > 10, "%d spots", n);
     double r[9], k = 9500 / hc, rad = pi / 180;
-    stills_orientation(s, 1, r);
+    stills_orientation(s.stills, SHOT(1, 9500, nominal), r);
     /* Real-space axes as the header states them: q . a = h, q . b = k, q . c = l. */
     double ca = cos(80 * rad), cb = cos(95 * rad), cg = cos(110 * rad), sg = sin(110 * rad);
     double cy = (ca - cb * cg) / sg;
@@ -432,8 +619,8 @@ static void test_other_cells(void)
                          {55 * cg, 55 * sg, 0},
                          {70 * cb, 70 * cy, 70 * sqrt(1 - cb * cb - cy * cy)}};
     for (int i = 0; i < n; i++) {
-        double x = (spots[i].fs - config.beam_x) * config.pixel_m;
-        double y = (spots[i].ss - config.beam_y) * config.pixel_m, z = config.distance_m;
+        double x = (spots[i].fs - s.geometry.beam_x) * s.geometry.pixel_m;
+        double y = (spots[i].ss - s.geometry.beam_y) * s.geometry.pixel_m, z = s.geometry.distance_m;
         double length = sqrt(x * x + y * y + z * z);
         double q[3] = {k * x / length, k * y / length, k * z / length - k};
         int hkl[3] = {spots[i].h, spots[i].k, spots[i].l};
@@ -444,7 +631,7 @@ static void test_other_cells(void)
             CHECK(fabs(dot - hkl[j]) < 0.06, "%g is not %d", dot, hkl[j]);
         }
     }
-    stills_free(s);
+    tear_down(&s);
 }
 
 int main(void)
@@ -459,6 +646,11 @@ int main(void)
         test_poisson_moments(large_means[i]);
     test_poisson_extremes();
     test_refused_configurations();
+    test_refused_detectors();
+    test_panels();
+    test_stack();
+    test_hits();
+    test_theta();
     test_pure_function();
     test_dark();
     test_ewald();

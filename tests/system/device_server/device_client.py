@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -127,17 +128,25 @@ class FrameClient(Client):
         assert self.ask("FRAMES") == "OK:FRAMES"
 
     def frame(self) -> tuple[dict[str, float], np.ndarray]:
+        """A frame as an image; events are added up."""
+        header, dtype, shape, raw = self.raw_frame()
+        if dtype == "events":
+            events = np.frombuffer(raw, "<u4")
+            assert (np.diff(events.astype(np.int64)) >= 0).all()
+            return header, np.bincount(events, minlength=math.prod(shape)).reshape(shape)
+        return header, np.frombuffer(raw, "<u2").reshape(shape)
+
+    def raw_frame(self) -> tuple[dict[str, float], str, tuple[int, ...], bytes]:
         header = self.line()
         match = re.fullmatch(
-            r"FRAME:(?P<number>\d+):(?P<index>\d+),(?P<time>[\d.]+),uint16,(?P<ny>\d+)x(?P<nx>\d+),"
+            r"FRAME:(?P<number>\d+):(?P<index>\d+),(?P<time>[\d.]+),(uint16|events),([\dx]+),"
             r"(?P<nbytes>\d+),(?P<energy>[\d.e+]+),(?P<exposure>[\d.e+-]+)",
             header,
         )
         assert match is not None, header
         values = {key: float(value) for key, value in match.groupdict().items()}
         raw = self.stream.read(int(values["nbytes"]))
-        shape = (int(values["ny"]), int(values["nx"]))
-        return values, np.frombuffer(raw, "<u2").reshape(shape)
+        return values, match[4], tuple(map(int, match[5].split("x"))), raw
 
 
 def wait(condition: Callable[[], bool], timeout: float = 10.0) -> None:

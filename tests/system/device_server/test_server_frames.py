@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from device_client import (
     wait,
 )
 
+from ioc.simulator import start_device_server
+
 pytestmark = pytest.mark.system
 
 
-def spots(client: Client, frame: int) -> list[tuple[float, float, float]]:
+def spots(client: Client, frame: int | str) -> list[tuple[float, float, float]]:
     reply = client.ask(f"TRUTH:AD1:{frame}")
     assert reply.startswith("OK:"), reply
     count, *rest = reply[3:].split(";")
@@ -65,6 +69,106 @@ def test_frames_are_dark_behind_a_closed_shutter(client: Client, port: int) -> N
         header, image = consumer.frame()
         assert not image.any()
         assert spots(client, int(header["number"])) == []
+
+
+def test_all_spots_are_more_than_the_visible_ones(client: Client, port: int) -> None:
+    client.open_shutter()
+    with FrameClient(port) as consumer:
+        client.do("ACQUIRE:1")
+        number = int(consumer.frame()[0]["number"])
+    visible, every = spots(client, number), spots(client, f"{number}:ALL")
+    assert len(every) > len(visible) > 10
+    assert set(visible) < set(every)
+    assert client.ask(f"TRUTH:AD1:{number}:SOME") == "ERR:INVALID_VALUE"
+
+
+def test_events_are_the_photons_of_a_frame(client: Client, port: int) -> None:
+    client.open_shutter()
+    client.do("PUT:BL02:AD1:EXPOSURE:0.002")
+    client.do("PUT:BL02:AD1:PRELOAD:2")
+    images = {}
+    for sparse in (0, 1):
+        client.do(f"PUT:BL02:AD1:SPARSE:{sparse}")
+        with FrameClient(port) as consumer:
+            client.do("ACQUIRE:5")
+            assert client.ask(f"PUT:BL02:AD1:SPARSE:{sparse}") == "ERR:BUSY"
+            frames = [consumer.raw_frame() for _ in range(5)]
+            wait(lambda: client.get("AD1:ACQUIRING") == 0)
+        assert {frame[1] for frame in frames} == {"events" if sparse else "uint16"}
+        assert {frame[2] for frame in frames} == {(512, 512)}
+        images[sparse] = [frame[3] for frame in frames]
+        # Two frames were drawn, and are given in turn; so is their truth.
+        assert images[sparse][0] == images[sparse][2] == images[sparse][4]
+        assert images[sparse][1] == images[sparse][3] != images[sparse][0]
+        numbers = [int(frame[0]["number"]) for frame in frames]
+        assert np.diff(numbers).tolist() == [1] * 4
+        assert spots(client, numbers[4]) == spots(client, numbers[0]) != spots(client, numbers[1])
+    photons = [np.frombuffer(raw, "<u2").sum() for raw in images[0]]
+    events = [len(raw) / 4 for raw in images[1]]
+    assert np.mean(events) == pytest.approx(np.mean(photons), rel=0.1)
+    client.do("PUT:BL02:AD1:SPARSE:0")
+    client.do("PUT:BL02:AD1:PRELOAD:0")
+    client.do("PUT:BL02:AD1:EXPOSURE:0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MODE", 3), ("MODE", 0.5), ("MODE", -1), ("SPARSE", 2), ("PRELOAD", 1025), ("PRELOAD", -1)],
+)
+def test_settings_out_of_range_are_refused(client: Client, name: str, value: float) -> None:
+    assert client.ask(f"PUT:BL02:AD1:{name}:{value}") == "ERR:INVALID_VALUE"
+    assert client.get(f"AD1:{name}") == 0
+
+
+def test_bright_frames_do_not_fit_into_events(client: Client, port: int) -> None:
+    client.open_shutter()
+    client.do("PUT:BL02:AD1:SPARSE:1")
+    before = client.get("AD1:OVERFLOWS")
+    with FrameClient(port) as consumer:
+        client.do("ACQUIRE:1")
+        _, _, shape, raw = consumer.raw_frame()
+        wait(lambda: client.get("AD1:ACQUIRING") == 0)
+    assert len(raw) / 4 == math.prod(shape) / 2
+    assert client.get("AD1:OVERFLOWS") == before + 1
+    client.do("PUT:BL02:AD1:SPARSE:0")
+
+
+def test_a_stack_of_panels(tmp_path: Path) -> None:
+    settings = tmp_path / "sim.conf"
+    settings.write_text(
+        "detector_nx=200\ndetector_ny=160\ndetector_panels=3\npanel_gap_px=10\n"
+        "hit_probability=0.5\norientation=theta\n"
+    )
+    with (
+        start_device_server(log=tmp_path / "log", time_scale=20, config=settings) as child,
+        Client(int(child.info["port"])) as client,
+        FrameClient(int(child.info["port"])) as consumer,
+    ):
+        detector = client.truth()["detector"]
+        assert detector["shape"] == [3, 160, 200]
+        assert detector["panels"] == [
+            {"corner_x_px": x, "corner_y_px": y} for x, y in ((0, 0), (210, 0), (0, 170))
+        ]
+        assert detector["beam_centre_px"] == pytest.approx([204.5 + 2.9, 164.5 - 3.8])
+        assert (detector["hit_probability"], detector["orientation"]) == (0.5, "theta")
+        assert [client.get(f"AD1:{name}") for name in ("NX", "NY", "PANELS")] == [200, 160, 3]
+        client.open_shutter()
+        client.do("ACQUIRE:20")
+        positions = set()
+        for _ in range(20):
+            header, stack = consumer.frame()
+            assert stack.shape == (3, 160, 200)
+            slab = stack.reshape(480, 200).astype(float)
+            found = spots(client, int(header["number"]))
+            for fs, ss, photons in found:
+                x, y = round(fs), round(ss)
+                patch = slab[y - 2 : y + 3, x - 2 : x + 3]
+                if photons > 300:
+                    assert patch.sum() - np.median(slab) * patch.size > 0.4 * photons
+            positions.add(tuple(spot[:2] for spot in found))
+        # The crystal does not turn; it is hit or missed.
+        assert len(positions) == 2
+        assert () in positions
 
 
 def test_the_detector_waits_for_its_consumer(client: Client, port: int) -> None:
