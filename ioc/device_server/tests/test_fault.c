@@ -12,7 +12,7 @@ static void start(void)
     char message[MESSAGE_MAX];
     struct config config;
     config_default(&config);
-    config.stills.nx = config.stills.ny = 64;
+    config.geometry.nx = config.geometry.ny = 64;
     const char *path = write_table(copper);
     CHECK(sim_init(&sim, &config, "BL02:", 1, &path, 1, message), "%s", message);
     unlink(path);
