@@ -35,6 +35,7 @@ from caproto._dbr import (
 from caproto._utils import ConversionDirection
 
 from beamline.core.errors import BeamlineError
+from ioc.wire import SCALARS, as_bytes
 
 __all__ = [
     "ALARM_CHANGED",
@@ -53,6 +54,11 @@ __all__ = [
 VALUE_CHANGED = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG
 ALARM_CHANGED = SubscriptionType.DBE_ALARM
 PROPERTY_CHANGED = SubscriptionType.DBE_PROPERTY
+
+#: A type's number is that of its native type and a multiple of this: status, time, graphics.
+_TYPES = 7
+_FIRST_GRAPHIC = 3 * _TYPES
+_EPICS_EPOCH = 631152000
 
 #: What a put handler returns: None when the put is finished, or a future that ends when it is.
 Completion = asyncio.Future[None] | None
@@ -79,8 +85,8 @@ class PutRefusedError(BeamlineError, ValueError):
 class Dispatcher(Protocol):
     """Where monitor updates go: the server's context."""
 
-    def deliver(self, spec: Any, metadata: Any, values: Any, flags: int, only: Any = None) -> None:
-        """Send an update to the subscribers of `spec`, or to one of them."""
+    def deliver(self, spec: Any, field: Field, flags: int, only: Any = None) -> None:
+        """Send the present value to the subscribers of `spec`, or to one of them."""
 
 
 class Alarm(ChannelAlarm):
@@ -123,11 +129,12 @@ class Field:
 
     # Members of ChannelData, which is untyped.
     _data: dict[str, Any]
-    _content: dict[str, tuple[Any, Any]]
+    _content: dict[str, Any]
     data_type: ChannelType
     string_encoding: str | None
     alarm: Alarm
     reported_record_type: str
+    calculate_length: Callable[[Any], int]
 
     def __init__(
         self,
@@ -185,8 +192,7 @@ class Field:
         self._content.clear()
         for spec, dispatcher in self._subscribers.items():
             if spec.mask & flags:
-                metadata, values = self._encoded(spec.data_type_name)
-                dispatcher.deliver(spec, metadata, values, flags)
+                dispatcher.deliver(spec, self, flags)
 
     # ---- puts from clients
 
@@ -226,11 +232,11 @@ class Field:
 
     # ---- the network side, called by caproto
 
-    async def subscribe(self, dispatcher: Dispatcher, spec: Any, subscription: Any) -> None:
+    async def subscribe(self, queue: Dispatcher, sub_spec: Any, sub: Any) -> None:
         """Register a subscription and send it the present value."""
-        self._subscribers[spec] = dispatcher
-        metadata, values = self._encoded(spec.data_type_name)
-        dispatcher.deliver(spec, metadata, values, 0, only=subscription)
+        self._subscribers[sub_spec] = queue
+        self._content.clear()
+        queue.deliver(sub_spec, self, 0, only=sub)
 
     async def unsubscribe(self, dispatcher: Dispatcher, spec: Any) -> None:  # noqa: ARG002
         """Forget a kind of subscription that nobody has any more."""
@@ -247,10 +253,42 @@ class Field:
     async def _read(self, data_type: ChannelType) -> tuple[Any, Any]:
         return self._encode(data_type)
 
-    def _encoded(self, type_name: str) -> tuple[Any, Any]:
+    def published(self, type_name: str) -> tuple[Any, Any]:
+        """Metadata and values of the update that is being sent, by the name of their type."""
         if type_name not in self._content:
             self._content[type_name] = self._encode(_channel_type_by_name[type_name])
         return self._content[type_name]
+
+    def published_payload(self, type_name: str) -> tuple[bytes, int]:
+        """Payload and number of values of the update that is being sent."""
+        # caproto's type names are in capitals, so these keys are free.
+        key = type_name.lower()
+        if key not in self._content:
+            self._content[key] = self.payload(_channel_type_by_name[type_name])
+        return self._content[key]
+
+    def payload(self, data_type: Any) -> tuple[bytes, int]:
+        """Return the present value as the payload of a message, and the number of values."""
+        layouts = SCALARS.get(self.data_type)
+        kind, native = divmod(data_type, _TYPES)
+        if layouts is not None and native == self.data_type and data_type < _FIRST_GRAPHIC:
+            value = self._data["value"]
+            if kind == 0:
+                return layouts[0].pack(value), 1
+            alarm = self.alarm._data  # noqa: SLF001  (its properties make enumerations)
+            if kind == 1:
+                return layouts[1].pack(alarm["status"], alarm["severity"], value), 1
+            seconds, nanoseconds = divmod(round(self.stamp.time * 1e9), 1_000_000_000)
+            return (
+                layouts[2].pack(
+                    alarm["status"], alarm["severity"],
+                    max(seconds - _EPICS_EPOCH, 0), nanoseconds, value,
+                ),
+                1,
+            )  # fmt: skip
+        metadata, values = self._encode(data_type)
+        count = self.calculate_length(values)
+        return as_bytes(metadata, values, ChannelType(data_type), count), count
 
     @property
     def epics_timestamp(self) -> TimeStamp:

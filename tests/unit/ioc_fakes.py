@@ -71,7 +71,6 @@ class Watcher:
         self._fields = {id(field): (name, field) for name, field in fields.items()}
         for name, field in fields.items():
             field._subscribers[_Spec(1, name)] = _Into(self, name, field)
-            field._encoded = lambda _: (None, None)  # type: ignore[method-assign]
 
     def of(self, name: str) -> list[Any]:
         return [value for seen, value in self.seen if seen == name]
@@ -81,5 +80,5 @@ class _Into:
     def __init__(self, watcher: Watcher, name: str, field: Field) -> None:
         self._note = lambda: watcher.seen.append((name, field.current))
 
-    def deliver(self, spec: Any, metadata: Any, values: Any, flags: int, only: Any = None) -> None:
+    def deliver(self, spec: Any, field: Field, flags: int, only: Any = None) -> None:
         self._note()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,8 +13,9 @@ from ioc_fakes import in_loop
 
 from beamline.core.errors import ProcessError
 from ioc.channel import Field, PutRefusedError
-from ioc.fields import Double
+from ioc.fields import CharArray, Double, Enum, Long, Short, String
 from ioc.server import Context
+from ioc.wire import event
 
 
 class Client:
@@ -171,7 +173,7 @@ async def test_a_cleared_channel_gets_no_more_monitors():
 async def test_a_slow_client_gets_the_newest_value_and_costs_bounded_memory(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("ioc.server._BACKLOG", 100)
+    monkeypatch.setattr("ioc.circuit._BACKLOG", 100)
     a, b = Double(value=0.0), Double(value=0.0)
     async with served(a=a, b=b) as context:
         client = Client(context)
@@ -186,6 +188,121 @@ async def test_a_slow_client_gets_the_newest_value_and_costs_bounded_memory(
         assert len(circuit._monitors) <= 101
         await client.until(lambda: 10000.0 in client.events())
         assert -1.0 in client.events()
+
+
+@in_loop
+async def test_requests_may_be_cut_anywhere():
+    async with served(a=Double(value=1.5), b=Short(value=7)) as context:
+        client = Client(context)
+        a, b = await client.open("a", "b")
+        requests = b"".join(
+            bytes(part)
+            for request in (a.read(), b.read(), a.write([2.5], notify=True), a.read(), b.read())
+            for part in client.circuit.send(request)
+        )
+        for size in (1, 7, 16, 17, 40):
+            client.seen.clear()
+            client.circuit._ioids.update(dict.fromkeys(range(10), a))
+            for start in range(0, len(requests), size):
+                client.writer.write(requests[start : start + size])
+                await asyncio.sleep(0.001)
+            await client.until(lambda: len(client.seen) == 5)
+            kinds = [type(c).__name__.removesuffix("NotifyResponse") for c in client.seen]
+            assert kinds == ["Read", "Read", "Write", "Read", "Read"]
+            assert client.seen[3].data[0] == 2.5
+            assert client.seen[4].data[0] == 7
+
+
+@in_loop
+async def test_events_that_were_off_come_when_they_are_on_again():
+    field = Double(value=0.0)
+    async with served(a=field) as context:
+        client = Client(context)
+        (channel,) = await client.open("a")
+        client.send(channel.subscribe())
+        await client.until(lambda: client.events() == [0.0])
+        client.send(ca.EventsOffRequest(), channel.read())
+        await client.answer(ca.ReadNotifyResponse)
+        for value in (1.0, 2.0):
+            field.post(value)
+        await asyncio.sleep(0.05)
+        client.send(ca.EventsOnRequest())
+        await client.until(lambda: len(client.events()) > 1)
+        assert client.events() == [0.0, 2.0]
+
+
+@in_loop
+async def test_a_message_without_end_is_not_waited_for():
+    async with served(a=Double(value=0.0)) as context:
+        client = Client(context)
+        await client.open("a")
+        client.writer.write(struct.pack(">HHHHIIII", 4, 0xFFFF, 6, 0, 1, 1, 2**31, 2**28))
+        client.writer.write(b"\0" * 4096)
+        assert await asyncio.wait_for(client.reader.read(), 5) == b""
+
+
+@in_loop
+async def test_filters():
+    field = Double(value=0.0)
+    async with served(a=field) as context:
+        client = Client(context)
+        (channel,) = await client.open('a.{"dbnd":{"abs":2.5}}')
+        client.send(channel.subscribe())
+        await client.until(lambda: client.events() == [0.0])
+        for value in (1.0, 2.0, 3.0, 4.0, 6.0):
+            field.post(value)
+        client.send(channel.read())
+        await client.answer(ca.ReadNotifyResponse)
+        assert client.events() == [0.0, 3.0, 6.0]
+
+
+@in_loop
+async def test_a_filter_that_does_not_exist_is_a_name_that_does_not_exist(
+    caplog: pytest.LogCaptureFixture,
+):
+    async with served(a=Double(value=0.0)) as context:
+        client = Client(context)
+        (channel,) = await client.open("a")
+        for cid, name in enumerate(('a.{"dbnd":{"nonsense":1}}', 'a.{"while":"x"}', "a.{"), 7):
+            # The other side is caproto as well, and would refuse to send it.
+            client.writer.write(bytes(ca.CreateChanRequest(name, cid, 13)))
+            answer = await asyncio.wait_for(client.reader.readexactly(16), 5)
+            assert answer == bytes(ca.CreateChFailResponse(cid))
+        client.send(channel.read())
+        await client.answer(ca.ReadNotifyResponse)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Double(value=-1.25, units="um", precision=2),
+        Long(value=-70000),
+        Short(value=-5),
+        Enum(value=1, enum_strings=("No", "Yes")),
+        String(value="text"),
+        CharArray(value="/tmp/data"),
+    ],
+    ids=lambda field: type(field).__name__,
+)
+def test_messages_are_those_that_caproto_would_make(field: Field):
+    field.alarm.set(ca.AlarmStatus.HIGH, ca.AlarmSeverity.MINOR_ALARM)
+    field.stamp.time = 1_790_000_000.123456
+    circuit = ca.VirtualCircuit(our_role=ca.SERVER, address=("127.0.0.1", 1), priority=0)
+    channel = ca.ServerChannel("a", circuit, 5)
+    for data_type in ca.ChannelType:
+        if data_type >= ca.ChannelType.PUT_ACKT:
+            continue
+        try:
+            metadata, values = field._encode(data_type)
+        except ValueError:  # text that is no number
+            continue
+        payload, count = field.payload(data_type)
+        theirs = channel.subscribe(
+            data=values, metadata=metadata, data_type=data_type, data_count=count,
+            subscriptionid=9, status=1,
+        )  # fmt: skip
+        assert event(data_type, count, 9, payload) == bytes(theirs), data_type.name
 
 
 @in_loop
@@ -204,6 +321,7 @@ async def test_names_are_found_and_garbage_is_not_answered():
                     ca.SearchRequest("nobody", 1, 13),
                     ca.SearchRequest("a", 2, 13),
                     ca.SearchRequest("a.NOFIELD", 3, 13),
+                    ca.SearchRequest('a.{"dbnd":{"nonsense":1}}', 4, 13),
                 )
             )
             data = await asyncio.wait_for(loop.sock_recv(udp, 4096), 5)
