@@ -8,10 +8,10 @@ SOURCES := $(wildcard ioc/device_server/src/*.[ch])
 INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint types unit system build clean
+.PHONY: help demo test install lint types unit system build docs-pvs clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the files (SAMPLE=FILE.xdi, OUTPUT=DIR)
 	$(BIN)/beamline demo --output-dir $(OUTPUT) $(if $(SAMPLE),--sample $(SAMPLE))
@@ -32,6 +32,10 @@ unit: $(VENV)/.installed-test ## Run the fast tests only
 
 system: $(VENV)/.installed-test ## Run the tests of the real stack only
 	$(BIN)/pytest -m system
+
+docs-pvs: $(VENV)/.installed ## Write the table of all PVs, docs/pvs.md, anew
+	$(BIN)/beamline ioc --list-pvs --format md --prefix BL02: > docs/pvs.new
+	mv docs/pvs.new docs/pvs.md
 
 install: $(VENV)/.installed ## Install into $(VENV) (again after a change of the C sources)
 

@@ -10,14 +10,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from beamline.core.errors import BeamlineError, ConfigurationError
 from ioc.access import LOCAL, AccessControl
+from ioc.autosave import Autosave, saved_fields
 from ioc.database import Database
+from ioc.pv_table import FORMATS, render
 from ioc.repeater import start_repeater
 from ioc.server import Context
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 _log = logging.getLogger("ioc")
 
@@ -45,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--engineer", default="", help="whom to call: IOC:ENGINEER")
     parser.add_argument("--location", default="", help="where the IOC runs: IOC:LOCATION")
-    parser.add_argument("--list-pvs", action="store_true", help="print all PV names and end")
+    parser.add_argument(
+        "--autosave", type=Path, metavar="FILE", help="keep settings over restarts in this file"
+    )
+    parser.add_argument("--list-pvs", action="store_true", help="print all PVs and end")
+    parser.add_argument("--format", choices=FORMATS, default="names", help="how to print them")
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="end when standard input closes"
     )
@@ -56,12 +63,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the IOC; return its exit status.
+    """Run the IOC; return its exit status: 2 with one sentence if it can't run.
 
     Parameters
     ----------
     argv
         Arguments; those of the process by default.
+    """
+    try:
+        return run(argv)
+    except BeamlineError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the IOC until it is asked to stop; return 0.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process by default.
+
+    Raises
+    ------
+    BeamlineError
+        If a setting is wrong, or its port is taken.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
@@ -69,17 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Its level is WARNING for things that are normal here, such as clients that go away.
     logging.getLogger("caproto").setLevel(max(logging.ERROR, logging.root.level))
-    try:
-        host, port = _address(arguments.server)
-        if arguments.list_pvs:
-            sys.stdout.write("".join(f"{name}\n" for name in _record_names(arguments.prefix)))
-            return 0
-        asyncio.run(_serve(arguments, host, port))
-    except BeamlineError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
+    host, port = _address(arguments.server)
+    if arguments.list_pvs:
+        records = Database(arguments.prefix, host, port).records
+        sys.stdout.write(render(records, arguments.prefix, arguments.format))
         return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(arguments, host, port))
     return 0
 
 
@@ -90,10 +113,6 @@ def _address(text: str) -> tuple[str, int]:
             f"--server must be HOST:PORT, found {text!r}; for example 127.0.0.1:6064."
         )
     return host, int(port)
-
-
-def _record_names(prefix: str) -> list[str]:
-    return sorted(record.name for record in Database(prefix, "127.0.0.1", 0).records)
 
 
 async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
@@ -117,6 +136,8 @@ async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
     if not database.link.connected:
         _log.warning("no device server at %s:%d yet: all records are in alarm", host, port)
 
+    saving = await _start_autosave(arguments.autosave, database)
+
     def announce() -> None:
         sys.stdout.write(
             f"READY prefix={arguments.prefix} port={context.port} pvs={len(database.records)} "
@@ -131,13 +152,38 @@ async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
     done, _ = await asyncio.wait(
         {serving, following, stopping}, return_when=asyncio.FIRST_COMPLETED
     )
-    for task in (serving, following, stopping):
+    tasks = {serving, following, stopping, *saving}
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(serving, following, stopping, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     if repeater is not None:
         repeater.close()
     for finished in done - {stopping}:
         finished.result()
+
+
+async def _start_autosave(path: Path | None, database: Database) -> list[asyncio.Task[None]]:
+    """Put saved settings back, and keep on saving until cancelled."""
+    if path is None:
+        return []
+    autosave = Autosave(
+        path,
+        database.prefix,
+        saved_fields(database.prefix, database.records),
+        connected=lambda: database.link.connected,
+        on_state=database.health.show_autosave,
+    )
+    autosave.load()
+    database.health.field("START_CNT").post(float(autosave.starts))
+    await autosave.restore()
+
+    async def follow() -> None:
+        try:
+            await autosave.run()
+        finally:
+            autosave.save()
+
+    return [asyncio.create_task(follow())]
 
 
 def _stop_event(exit_with_parent: bool) -> asyncio.Event:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,6 +158,10 @@ class Field:
     def current(self) -> Any:
         """Present value (an index for enumerations)."""
         return self._data["value"]
+
+    def metadata(self) -> Mapping[str, Any]:
+        """Units, limits, names of states and the like."""
+        return {key: value for key, value in self._data.items() if key != "value"}
 
     # ---- changes from inside
 

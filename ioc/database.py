@@ -13,6 +13,7 @@ from beamline.core.errors import BeamlineError
 from beamline.core.pvs import AREA_DETECTOR, MACHINE, PVS, SCALER_CHANNELS
 from ioc.area_detector import AreaDetector
 from ioc.channel import Field
+from ioc.descriptions import describe
 from ioc.fields import Enum
 from ioc.health import Health
 from ioc.link import DeviceLink
@@ -71,6 +72,7 @@ class Database:
             self.scaler,
             *self.area_detector.records,
         ]
+        describe(self.area_detector.records, f"{prefix}{AREA_DETECTOR}:")
         for record in self.records:
             if record.name.startswith(tuple(prefix + area for area in MACHINE)):
                 record.protect()

@@ -270,8 +270,8 @@ def _bind(interface: str, port: int) -> tuple[socket.socket, socket.socket]:
             udp.close()
             if port != 0 or attempt == 63:
                 raise ProcessError(
-                    f"the IOC can't listen on {interface}:{port}: {error.strerror}; choose "
-                    "another port with --port, or --port 0 for a free one."
+                    f"the IOC cannot listen on {interface}:{port}: {error.strerror}; stop the "
+                    "other IOC, or take another port (--port 0: a free one)."
                 ) from None
         else:
             return tcp, udp

@@ -19,6 +19,7 @@ from beamline.core.errors import ConfigurationError
 __all__ = ["Settings", "load_settings"]
 
 _ENVIRONMENT_PREFIX = "BEAMLINE_"
+_LISTS = ("sample", "ioc_allow_hosts")
 
 
 class Settings(BaseModel):
@@ -34,6 +35,16 @@ class Settings(BaseModel):
     ioc_port: int = Field(
         5064, ge=0, le=65535, description="Channel Access port; 0 takes a free one"
     )
+    ioc_interface: str = Field("127.0.0.1", description="address on which the IOC listens")
+    ioc_allow_hosts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("localhost",),
+        description="hosts (addresses, networks, names) whose clients may write; others read",
+    )
+    ioc_autosave: Path | None = Field(
+        None, description="file for the IOC's settings; default: ioc/ in the data directory"
+    )
+    ioc_engineer: str = Field("", max_length=39, description="whom to call about the IOC")
+    ioc_location: str = Field("", max_length=39, description="where the IOC runs")
     data_dir: Path = Field(
         Path("beamline-data"), description="journal, catalogue, files and metadata live below it"
     )
@@ -89,7 +100,7 @@ def load_settings(
     for name, text in env.items():
         if name.startswith(_ENVIRONMENT_PREFIX) and name != _ENVIRONMENT_PREFIX + "CONFIG":
             key = name.removeprefix(_ENVIRONMENT_PREFIX).lower()
-            merged[key] = text.split(",") if key == "sample" else text
+            merged[key] = text.split(",") if key in _LISTS else text
             sources[key] = f"environment variable {name}"
     for key, value in overrides.items():
         if value is not None:
@@ -100,8 +111,9 @@ def load_settings(
             near = difflib.get_close_matches(str(key), Settings.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see 'beamline doctor' for all keys."
             raise ConfigurationError(f"unknown setting {key!r} in {sources[key]}: {hint}")
-    if isinstance(merged.get("sample"), str):
-        merged["sample"] = (merged["sample"],)
+    for key in _LISTS:
+        if isinstance(merged.get(key), str):
+            merged[key] = (merged[key],)
     try:
         return Settings(**merged)
     except ValidationError as error:

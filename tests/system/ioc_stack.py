@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,11 @@ os._exit(0)
 class Stack:
     """A running device server with its IOC."""
 
-    def __init__(self, directory: Path, **server_options: Any) -> None:
+    def __init__(
+        self, directory: Path, *, ioc_options: Sequence[str] = (), **server_options: Any
+    ) -> None:
         self.directory = directory
+        self.ioc_options = ioc_options
         self.server_options = server_options
         self.port = free_port()
         self.environment = client_environment(self.port)
@@ -56,6 +59,7 @@ class Stack:
             [
                 *(sys.executable, "-m", "ioc", "--exit-with-parent"),
                 *("--server", f"127.0.0.1:{self.server_port}", "--port", str(self.port)),
+                *self.ioc_options,
             ],
             log=self.directory / "ioc.log",
         )
@@ -97,8 +101,8 @@ class Stack:
 
 
 @contextmanager
-def running(directory: Path, **server_options: Any) -> Iterator[Stack]:
-    stack = Stack(directory, **server_options)
+def running(directory: Path, **options: Any) -> Iterator[Stack]:
+    stack = Stack(directory, **options)
     try:
         yield stack
     finally:

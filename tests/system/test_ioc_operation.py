@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ioc_stack import Stack, running
@@ -114,3 +116,64 @@ def test_a_caproto_client_learns_why_it_may_not_write(stack: Stack):
         """
     )
     assert min(found["counts"]) >= 1
+
+
+def test_settings_survive_kill_and_restart_of_the_ioc_and_of_the_server(tmp_path: Path):
+    autosave = tmp_path / "settings.json"
+    with running(tmp_path, ioc_options=["--autosave", str(autosave)]) as stack:
+        stack.client(
+            """
+            put("SAMPLE:X.VELO", 750.0)
+            put("SAMPLE:X.DIR", "Neg")
+            put("SAMPLE:X.OFF", 12.5)
+            put("SAMPLE:X.HLM", 3000.0)
+            put("SAMPLE:Y.SPMG", "Pause")
+            put("SCALER1.TP", 0.75)
+            put("AD1:cam1:NumImages", 7)
+            put("AD1:HDF1:FilePath", str(os.getcwd()))
+            put("ATTEN:FACTOR", 0.25)
+            """
+        )
+        end = time.monotonic() + 10
+        while "750" not in autosave.read_text() or '"Pause"' not in autosave.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        look = """
+            def path(name):
+                return bytes(int(c) for c in get(name)).split(b"\\0")[0].decode()
+            tell(found=[get("SAMPLE:X.VELO"), get("SAMPLE:X.DIR"), get("SAMPLE:X.OFF"),
+                        get("SAMPLE:X.HLM"), get("SAMPLE:X.LLM"), get("SAMPLE:Y.SPMG"),
+                        get("SCALER1.TP"), get("AD1:cam1:NumImages_RBV"), get("DET:EXPOSURE")],
+                 path=path("AD1:HDF1:FilePath"), factor=get("ATTEN:FACTOR"),
+                 starts=get("IOC:START_CNT"), state=get("IOC:AUTOSAVE_STATE", as_string=True))
+            """
+        expected = [750.0, 1, 12.5, 3000.0, -9987.5, 1, 0.75, 7, 0.75]
+        stack.ioc.kill()
+        stack.start_ioc()
+        found = stack.client(look)
+        assert found["found"] == expected
+        assert found["path"] == str(Path.cwd())
+        assert found["factor"] == 0.25  # which the device server still has
+        assert (found["starts"], found["state"]) == (2, "Saved")
+        stack.ioc.stop()
+        stack.server.kill()
+        stack.restart_server()
+        stack.start_ioc()
+        found = stack.client(look)
+        assert found["found"] == expected
+        assert found["factor"] == 1.0  # hardware: not a setting
+        assert found["starts"] == 3
+        # The other way round: a server that comes later is given the settings.
+        stack.ioc.stop()
+        stack.server.kill()
+        stack.start_ioc()
+        stack.restart_server()
+        found = stack.client(
+            """
+            while get("SAMPLE:X.SEVR") or get("SAMPLE:X.VELO") != 750.0:
+                time.sleep(0.05)
+            """
+            + look
+        )
+        assert found["found"] == expected
+        assert "Traceback" not in stack.log()

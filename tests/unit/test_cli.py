@@ -1,5 +1,6 @@
 """The command line: help without heavy imports, errors as one sentence."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,21 @@ def test_a_foreign_folder_is_not_emptied(tmp_path: Path):
     assert done.returncode == 1
     assert "was not made by 'beamline demo'" in done.stderr
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_taken_port_is_told_alike_by_server_and_ioc():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for command in (("server",), ("ioc", "--no-autosave")):
+            done = run(*command, "--port", port)
+            assert done.returncode == 1
+            assert done.stdout == ""
+            (line,) = done.stderr.splitlines()
+            assert line.startswith("beamline: ")
+            for words in ("cannot listen on 127.0.0.1", port, "Address already in use; stop the"):
+                assert words in line
 
 
 def test_doctor_explains_the_settings():
