@@ -42,7 +42,7 @@ def start_server(settings: Settings, directory: Path) -> Child:
     Parameters
     ----------
     settings
-        Address, prefix, samples, seed and time scale are used.
+        Address, prefix, samples, seed, time scale and lock step are used.
     directory
         Sample tables and the log are written here.
 
@@ -67,6 +67,7 @@ def start_server(settings: Settings, directory: Path) -> Child:
         prefix=settings.prefix,
         seed=settings.seed,
         time_scale=settings.time_scale,
+        lock_step=settings.lock_step,
         samples=tables,
         log=directory / "device-server.log",
     )

@@ -48,6 +48,7 @@ def start_device_server(
     prefix: str = "BL02:",
     seed: int = 1,
     time_scale: float = 1.0,
+    lock_step: bool = False,
     samples: Sequence[Path] = (),
     config: Path | None = None,
     timeout: float = 30.0,
@@ -68,6 +69,9 @@ def start_device_server(
         Seed of all simulated noise.
     time_scale
         Simulated seconds per second.
+    lock_step
+        Instead of by the clock, let simulated time pass with the commands: the same seed and the
+        same commands then give the same answers bit for bit.
     samples
         Table files of the samples, in the order of ``SAMPLE:SELECT``; none means an empty beam.
     config
@@ -94,6 +98,7 @@ def start_device_server(
         f"--seed={seed}",
         f"--time-scale={time_scale!r}",
         *(f"--sample={table}" for table in samples),
+        *(["--lock-step"] if lock_step else []),
         *([f"--config={config}"] if config is not None else []),
         "--exit-with-parent",
     ]

@@ -41,7 +41,13 @@ def sample_options(function: F) -> F:
 
 
 def simulation_options(function: F) -> F:
-    """Add ``--seed`` and ``--time-scale``."""
+    """Add ``--seed``, ``--time-scale`` and ``--lock-step``."""
+    function = click.option(
+        "--lock-step",
+        is_flag=True,
+        default=None,
+        help="Let simulated time pass with the commands: a seed repeats a run exactly.",
+    )(function)
     function = click.option("--seed", type=int, help="Seed of all simulated noise.  [default: 1]")(
         function
     )

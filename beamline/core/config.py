@@ -61,6 +61,9 @@ class Settings(BaseModel):
     time_scale: float = Field(
         1.0, gt=0, le=1000.0, description="simulated seconds per second of the device server"
     )
+    lock_step: bool = Field(
+        False, description="simulated time passes with the commands: a seed repeats a run exactly"
+    )
     connection_timeout: float = Field(10.0, gt=0, description="seconds to wait for any PV")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="what the IOC's log takes"

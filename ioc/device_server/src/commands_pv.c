@@ -8,6 +8,7 @@
 
 static const int64_t ns_per_ms = 1000000;
 static const double interval_max_ms = 1e12;
+static const double advance_max_s = 1e7;
 
 static bool parse_interval(const char *text, int64_t *interval)
 {
@@ -213,6 +214,20 @@ static reply do_abort(struct request *request)
     return "OK:ABORTED";
 }
 
+static reply do_advance(struct request *request)
+{
+    struct sim *sim = request->sim;
+    double seconds;
+    if (!sim->lock_step)
+        return reply_unknown_command; /* time passes by itself */
+    if (request->target == NULL || !parse_number(request->target, &seconds)
+        || !(seconds >= 0.0 && seconds <= advance_max_s))
+        return reply_invalid_value;
+    sim_advance(sim, sim->now + seconds);
+    sim->news |= NEWS_CHANGED;
+    return "OK:ADVANCED";
+}
+
 static reply do_samples(struct request *request)
 {
     struct buffer *out = request->session->out;
@@ -231,5 +246,6 @@ const struct command pv_commands[] = {
     {"MONITOR", do_monitor, false}, {"STOP", do_stop, true}, {"QUIT", do_quit, true},
     {"SUBSCRIBE", do_subscribe, false}, {"UNSUBSCRIBE", do_unsubscribe, true},
     {"MSTOP", do_motor_stop, false}, {"ABORT", do_abort, true}, {"SAMPLES", do_samples, true},
+    {"ADVANCE", do_advance, false},
     {NULL, NULL, false},
 };

@@ -192,6 +192,8 @@ static void handle_line(struct connection *c, char *line, size_t length)
         retime(c);
     mark_unsent(c);
     sim_tell(c->server->sim);
+    if (c->server->sim->lock_step)
+        sim_settle(c->server->sim);
 }
 
 void connection_handle(struct connection *c)

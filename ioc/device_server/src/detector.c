@@ -1,10 +1,11 @@
 #include "detector.h"
 
+#include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "clock.h"
 #include "sim.h"
 
 /* 32 MB of history at most. */
@@ -142,7 +143,7 @@ void detector_event(struct detector *detector, struct sim *sim)
         detector->next_start = INFINITY;
         detector->current = (struct frame){
             .index = detector->started++,
-            .unix_time = clock_unix(),
+            .unix_time = sim_unix_time(sim),
             .exposure = detector->exposure,
         };
         return;
@@ -260,6 +261,18 @@ void detector_progress(struct detector *detector, struct sim *sim)
                 || detector->next_start < INFINITY;
     if (detector->acquiring && !busy)
         finish(detector, sim);
+}
+
+bool detector_is_drawing(const struct detector *detector)
+{
+    return detector->state == FRAME_DRAWING;
+}
+
+void detector_await(const struct detector *detector)
+{
+    struct pollfd drawn = {.fd = renderer_descriptor(detector->renderer), .events = POLLIN};
+    while (poll(&drawn, 1, -1) < 0 && errno == EINTR)
+        ;
 }
 
 /* All spots of a shot, to be freed; NULL without memory. */

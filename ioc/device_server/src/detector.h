@@ -91,6 +91,10 @@ void detector_event(struct detector *detector, struct sim *sim);
 /* Go on if the renderer has finished a frame or the consumer has room again. */
 void detector_progress(struct detector *detector, struct sim *sim);
 
+/* Whether a frame is being drawn, and a wait for its end. */
+bool detector_is_drawing(const struct detector *detector);
+void detector_await(const struct detector *detector);
+
 /* Append the spots of frame `number`, all or the visible ones, as `<n>;<fs>,<ss>,<photons>;...`, with
  * ss counted through the stack of panels; none for a frame that is no still. False if that frame has
  * not been taken or is too long ago. */

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "clock.h"
 #include "sim.h"
 
 enum { STREAM_FLY = 0x666c79, BLOCK_MAX = 256 };
@@ -247,7 +246,7 @@ void fly_event(struct fly *fly, struct sim *sim)
     } else if (fly->state == FLY_FLYING) {
         if (fly->taken == 0 && !fly->gate.open && sim->now >= fly->opening) {
             gate_open(&fly->gate, sim, fly->opening);
-            fly->unix_start = clock_unix();
+            fly->unix_start = sim_unix_time(sim);
         }
         fly_advance(fly, sim, sim->now);
         if (!motor->moving && fly->taken == fly->points)

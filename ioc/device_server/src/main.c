@@ -21,6 +21,7 @@ static const char usage[] =
     "  --prefix PREFIX      prefix of all process variables (BL02:)\n"
     "  --seed N             seed of all noise (1)\n"
     "  --time-scale FACTOR  simulated seconds per second (1)\n"
+    "  --lock-step          no clock: time passes with the commands, at once\n"
     "  --sample TABLE       absorption table of a sample; up to 16 times\n"
     "  --config FILE        'key = value' settings of the physics\n"
     "  --exit-with-parent   stop at end of file on standard input\n"
@@ -36,6 +37,7 @@ struct options {
     int sample_count;
     uint64_t seed;
     double time_scale;
+    bool lock_step;
 };
 
 static int stop_pipe[2];
@@ -87,6 +89,7 @@ static const char *take(struct options *options, int option, const char *text)
     switch (option) {
     case 'h': options->server.host = text; return NULL;
     case 'c': options->config = text; return NULL;
+    case 'l': options->lock_step = true; return NULL;
     case 'e': options->server.exit_with_parent = true; return NULL;
     case 'p':
         if (!parse_unsigned(text, &number) || number > 65535)
@@ -128,6 +131,7 @@ static int read_options(struct options *options, int count, char **arguments)
         {"time-scale", required_argument, NULL, 't'},
         {"sample", required_argument, NULL, 'm'},
         {"config", required_argument, NULL, 'c'},
+        {"lock-step", no_argument, NULL, 'l'},
         {"exit-with-parent", no_argument, NULL, 'e'},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'H'},
@@ -170,6 +174,7 @@ static int serve(struct sim *sim, const struct options *options)
     struct server server;
     char message[MESSAGE_MAX];
     unsigned port;
+    sim->lock_step = options->lock_step;
     bool started = server_start(&server, sim, &options->server, &port, message);
     if (started) {
         printf("READY host=%s port=%u pid=%ld\n", options->server.host, port, (long)getpid());

@@ -261,16 +261,32 @@ static void send_unsent(struct server *server)
     }
 }
 
+/* Monotonic time of the simulation's next event. */
+static int64_t next_event(const struct server *server)
+{
+    return server->sim->lock_step ? INT64_MAX
+                                  : clock_deadline(&server->clock, sim_next_event(server->sim));
+}
+
+/* Let simulated time pass; in lock step only what commands have left to do. */
+static void pass_time(struct server *server, int64_t now)
+{
+    if (server->sim->lock_step)
+        sim_settle(server->sim);
+    else
+        sim_advance(server->sim, clock_simulated(&server->clock, now));
+}
+
 void server_run(struct server *server)
 {
     struct poller_event events[EVENTS_MAX];
     while (!server->stopping) {
-        int64_t deadline = clock_deadline(&server->clock, sim_next_event(server->sim));
+        int64_t deadline = next_event(server);
         int64_t timer = timers_next(&server->timers);
         deadline = server->unread != NULL ? 0 : timer < deadline ? timer : deadline;
         int count = poller_wait(server->poller, deadline, events, EVENTS_MAX);
         int64_t now = clock_real();
-        sim_advance(server->sim, clock_simulated(&server->clock, now));
+        pass_time(server, now);
         handle_unread(server);
         for (int i = 0; i < count; i++) {
             struct source *source = events[i].owner;

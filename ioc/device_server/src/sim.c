@@ -4,6 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "clock.h"
+
+/* 2026-01-01T00:00:00Z, when every beamline in lock step is started. */
+static const double lock_step_epoch = 1767225600.0;
+
 static void override(double *field, double value)
 {
     if (!isnan(value))
@@ -127,6 +132,27 @@ void sim_advance(struct sim *sim, double t)
         sim_tell(sim);
     }
     sim->now = fmax(t, sim->now);
+}
+
+void sim_settle(struct sim *sim)
+{
+    for (;;) {
+        double next = sim_next_event(sim);
+        if (next < INFINITY) {
+            sim_advance(sim, next);
+        } else if (detector_is_drawing(&sim->detector)) {
+            detector_await(&sim->detector);
+            detector_progress(&sim->detector, sim);
+            sim_tell(sim);
+        } else {
+            return;
+        }
+    }
+}
+
+double sim_unix_time(const struct sim *sim)
+{
+    return sim->lock_step ? lock_step_epoch + sim->now : clock_unix();
 }
 
 enum motor_reply sim_move(struct sim *sim, enum motor_axis axis, double target)

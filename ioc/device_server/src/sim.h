@@ -24,6 +24,7 @@ struct sim {
     struct config config;
     char prefix[PREFIX_MAX + 1];
     double time_scale;
+    bool lock_step; /* time passes by commands only: see sim_settle */
     double now; /* simulated s */
     struct motor motors[MOTOR_COUNT];
     struct ring ring;
@@ -49,6 +50,11 @@ void sim_free(struct sim *sim);
 
 /* Handle all events up to time `t`, each at its own time, and arrive at `t`. */
 void sim_advance(struct sim *sim, double t);
+/* In lock step: jump through everything that is going on, to its end, each event at its own time.
+ * Stops early only where frames wait for their consumer. */
+void sim_settle(struct sim *sim);
+/* Unix time for stamps: the present one, or in lock step that of the simulation. */
+double sim_unix_time(const struct sim *sim);
 /* Time of the next event; infinity if nothing is going on. */
 double sim_next_event(const struct sim *sim);
 /* Pass on the news, if any. */

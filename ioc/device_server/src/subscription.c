@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "clock.h"
 #include "glob.h"
 #include "sim.h"
 
@@ -40,7 +39,7 @@ static void tell(struct subscription *subscription, const struct sim *sim, enum 
 {
     size_t before = out->length;
     int told = 0;
-    buffer_format(out, "UPD:%.6f:", clock_unix());
+    buffer_format(out, "UPD:%.6f:", sim_unix_time(sim));
     for (int i = 0; i < subscription->count; i++) {
         const struct pv *pv = subscription->pvs[i];
         const char *text = pv_text(pv);

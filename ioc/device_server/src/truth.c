@@ -152,6 +152,7 @@ void truth_write(const struct sim *sim, struct buffer *out)
     /* 2^53 and more would lose digits as a double. */
     buffer_format(out, "{\"seed\":%llu,\"time_scale\":", (unsigned long long)c->seed);
     buffer_number(out, sim->time_scale);
+    buffer_format(out, ",\"lock_step\":%s", sim->lock_step ? "true" : "false");
     buffer_text(out, ",\"prefix\":");
     buffer_json_string(out, sim->prefix);
     buffer_text(out, ",\"samples\":[");

@@ -334,6 +334,41 @@ static void test_frames(void)
     end();
 }
 
+static void test_lock_step(void)
+{
+    start(NULL);
+    size_t room = OUTPUT_LIMIT;
+    session.sink = (struct frame_sink){&room, has_room, send_frame};
+    EXPECT("ADVANCE:1", "ERR:UNKNOWN_CMD"); /* time passes by itself */
+    sim.lock_step = true;
+    EXPECT("ADVANCE:2.5", "OK:ADVANCED");
+    EXPECT("ADVANCE:-1", "ERR:INVALID_VALUE");
+    EXPECT("ADVANCE", "ERR:INVALID_VALUE");
+    CHECK(sim.now == 2.5, "it is %g", sim.now);
+    EXPECT("MOVE:BL02:SAMPLE:X:4000", "OK:MOVING");
+    EXPECT("COUNT:0.5", "OK:COUNTING");
+    sim_settle(&sim);
+    EXPECT("MGET:BL02:SAMPLE:X.RBV,BL02:SAMPLE:X.DMOV,BL02:DET:COUNTING", "OK:4000,1,0");
+    double arrived = sim.now;
+    sim_settle(&sim);
+    CHECK(sim.now == arrived && sim_unix_time(&sim) == 1767225600.0 + arrived, "time passes");
+    EXPECT("FRAMES", "OK:FRAMES");
+    EXPECT("ACQUIRE:3", "OK:ACQUIRING");
+    sim_settle(&sim); /* waits for the renderer */
+    CHECK(!sim.detector.acquiring && sim.detector.delivered == 3, "frames are missing");
+    CHECK_NEAR(sim.now, arrived + 3 * 0.1, 1e-9);
+    taken();
+    room = 0; /* it does not wait for a consumer that is behind */
+    EXPECT("ACQUIRE:2", "OK:ACQUIRING");
+    sim_settle(&sim);
+    CHECK(sim.detector.acquiring && out.length == 0, "sent without room");
+    room = OUTPUT_LIMIT;
+    detector_progress(&sim.detector, &sim);
+    sim_settle(&sim);
+    CHECK(!sim.detector.acquiring && sim.detector.delivered == 2, "does not go on");
+    end();
+}
+
 static void test_abort(void)
 {
     start(NULL);
@@ -397,6 +432,7 @@ int main(void)
     test_soft_limits_can_be_narrowed();
     test_subscription();
     test_frames();
+    test_lock_step();
     test_abort();
     test_hostile_lines();
     return check_status();
