@@ -206,7 +206,8 @@ class NexusFile:
 
     def _add_group(self, path: str, node: Group) -> None:
         group = self._file.require_group(path)
-        group.attrs["NX_class"] = node.nx_class
+        if node.nx_class:
+            group.attrs["NX_class"] = node.nx_class
         set_attributes(group, node.attributes)
 
     def _add_field(self, path: str, node: Field) -> None:
@@ -217,6 +218,7 @@ class NexusFile:
         self._file[path] = target
         if "target" not in target.attrs:
             target.attrs["target"] = node.target
+        set_attributes(target, node.attributes)
         self._links.setdefault(str(target.attrs["target"]), []).append(path)
 
     def _add_external_link(self, path: str, node: ExternalLink) -> None:

@@ -238,6 +238,8 @@ class StreamRows:
             return fit(values, node.dtype, node.shape)
         if feed.kind == "timestamps":
             return np.asarray(block.stamps(feed.key), dtype=np.float64) - self._began
+        if feed.kind == "clock":
+            return np.asarray(block.stamps(feed.key), dtype=np.float64)
         if feed.kind == "time":
             return block.times
         if feed.kind == "seq_num":

@@ -15,6 +15,7 @@ from typing import Any
 from beamline.core.errors import MissingError, StorageError
 from beamline.documents.consumers import DocumentError
 from beamline.nexus.run import RunTree
+from beamline.nexus.techniques import TechniquesTree
 from beamline.nexus.tree import Tree
 from callbacks._hdf5 import NexusFile
 from callbacks._nexus_rows import StreamRows
@@ -50,6 +51,10 @@ class NexusRun:
         Called with the path of the finished file.
     on_closed
         Called when the run needs nothing any more.
+    name
+        Of the file; `file_name` by default.
+    make_tree
+        Makes what says which nodes the documents become.
 
     Raises
     ------
@@ -64,17 +69,19 @@ class NexusRun:
         *,
         compression: int | None,
         flush_interval: float,
-        on_finished: Callable[[Path], None],
-        on_closed: Callable[[NexusRun], None],
+        on_finished: Callable[[Path], None] = lambda _: None,
+        on_closed: Callable[[NexusRun], None] = lambda _: None,
+        name: str | None = None,
+        make_tree: Callable[..., RunTree | TechniquesTree] = RunTree,
     ) -> None:
         self.uid = str(start["uid"])
-        self.path = directory / file_name(start)
+        self.path = directory / (name or file_name(start))
         self._interval = flush_interval
         self._on_finished = on_finished
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._began = float(start["time"])
-        self._tree = RunTree(start, file_name=self.path.name)
+        self._tree = make_tree(start, file_name=self.path.name)
         self._streams: dict[str, StreamRows] = {}
         self._by_descriptor: dict[str, tuple[StreamRows, frozenset[str]]] = {}
         self._resources_seen: set[tuple[str, str]] = set()

@@ -98,7 +98,6 @@ class ScanFile:
                         compression=self._compression,
                         flush_interval=60.0,
                         on_finished=done.append,
-                        on_closed=lambda _: None,
                     )
                 run(name, doc)
             with h5py.File(done[0], "r") as source:

@@ -42,6 +42,8 @@ class Frames:
     ----------
     files : list[str]
         Absolute paths of the files that were linked.
+    links : dict[str, ExternalLink]
+        The first link of each data key.
     """
 
     def __init__(self, builder: Builder) -> None:
@@ -49,6 +51,7 @@ class Frames:
         self._expected: dict[str, _Expected] = {}
         self._resources: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.files: list[str] = []
+        self.links: dict[str, ExternalLink] = {}
 
     def expect(
         self, stream: Stream, key: str, detector: str, plot: str, *, shown_as: str = ""
@@ -97,6 +100,7 @@ class Frames:
             return
         link = ExternalLink(*located)
         self.files.append(link.file)
+        self.links.setdefault(key, link)
         builder.add(builder.free(expected.detector, "data"), link)
         if expected.plot and expected.plot not in builder.tree:
             self._show(expected, link, doc)

@@ -70,6 +70,11 @@ class RunTree:
         self.frames = Frames(self._builder)
 
     @property
+    def builder(self) -> Builder:
+        """What knows where each data key is."""
+        return self._builder
+
+    @property
     def tree(self) -> Tree:
         """All nodes so far."""
         return self._builder.tree

@@ -37,7 +37,7 @@ _NO_ATTRIBUTES: Mapping[str, Attribute] = {}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group; where it exists already, its attributes are added."""
+    """A group, of class "" if it has none; where it exists already, its attributes are added."""
 
     nx_class: str
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
@@ -53,9 +53,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A hard link to a node of the same file, which gets ``@target``."""
+    """A hard link to a node of the same file, which gets ``@target`` and the attributes."""
 
     target: str
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,13 @@ class Feed:
     ----------
     kind
         ``data`` and ``timestamps``: the value of data key `key` and its time stamp; ``time`` and
-        ``seq_num``: of the event. Times are seconds since the start of the run.
+        ``seq_num``: of the event. Times are seconds since the start of the run; ``clock`` is the
+        time stamp as the documents have it, in seconds since 1970.
     function
         For ``derived``: makes the rows from those of the data keys `inputs`, each (N,) float64.
     """
 
-    kind: Literal["data", "timestamps", "time", "seq_num", "derived"]
+    kind: Literal["data", "timestamps", "clock", "time", "seq_num", "derived"]
     key: str = ""
     inputs: tuple[str, ...] = ()
     function: Callable[..., npt.NDArray[np.float64]] | None = None

@@ -26,6 +26,7 @@ from nexus_documents import (
 from nexus_validators import COMMUNITY, OFFICIAL, Validators, default_plot
 
 from callbacks.nexus import NeXusWriter
+from callbacks.nxsas import export
 
 pytestmark = pytest.mark.system
 
@@ -69,6 +70,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         writer = NeXusWriter(directory / kind)
         feed(writer, documents)
         (made[kind],) = writer.files
+    saxs = stills_run(frames, configuration=detector_configuration())
+    (made["exported"],) = export(saxs, directory / "exported")["stream_data"]
     return made
 
 
@@ -105,7 +108,12 @@ def test_other_scans_are_made_of_valid_base_classes(
 
 @pytest.mark.parametrize(
     ("kind", "definition"),
-    [("powder", "NXmonopd"), ("powder_without_theta", "NXmonopd"), ("saxs", "NXsas")],
+    [
+        ("powder", "NXmonopd"),
+        ("powder_without_theta", "NXmonopd"),
+        ("saxs", "NXsas"),
+        ("exported", "NXsas"),
+    ],
 )
 def test_diffraction_and_small_angle_scattering_follow_their_definitions(
     files: dict[str, Path], validators: dict[str, Validators], kind: str, definition: str

@@ -1,0 +1,202 @@
+"""The interface of suitcase-nxsas, and what its users met that must not be met here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import event_model
+import h5py
+import numpy as np
+import pytest
+from nexus_documents import (
+    Run,
+    detector_configuration,
+    feed,
+    line_run,
+    number,
+    paged,
+    stills_run,
+    xafs_run,
+)
+
+from beamline.core.errors import ConfigurationError, StorageError
+from callbacks.nxsas import Serializer, export
+
+TECHNIQUE = {
+    "technique": "SAXS",
+    "version": 1,
+    "nxsas": {
+        "_attributes": {"default": "entry"},
+        "entry": {
+            "_attributes": {"NX_class": "NXentry", "default": "data"},
+            "instrument": {
+                "_attributes": {"NX_class": "NXinstrument"},
+                "name": "#bluesky/start/beamline_id",
+                "again": "#bluesky/start@beamline_id",
+                "aperture": {"vcenter": 1.0, "open": True, "blades": [1, 4, 6], "µ": None},
+            },
+            "energy": {
+                "_attributes": {"units": "eV", "list": ["a", "b"]},
+                "_link": "#bluesky/events/primary/data/mono_energy",
+            },
+            "gain": "#bluesky/desc/primary/configuration/counters/data/gate_offset",
+            "status": "#bluesky/stop/exit_status",
+            "title": {"_attributes": {"kind": "text"}, "_data": "USAXS"},
+        },
+    },
+}
+
+
+def techniques_run(**metadata: Any) -> list[Any]:
+    return list(xafs_run(10, md={"techniques": [TECHNIQUE]}, **metadata))
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+@pytest.mark.parametrize("pages", [True, False])
+def test_documents_and_techniques_are_in_the_file(tmp_path: Path, as_text: bool, pages: bool):
+    documents = techniques_run()
+    if pages:
+        documents = list(paged(documents, 4))
+    artifacts = export(documents, str(tmp_path) if as_text else tmp_path, "{plan_name}-{scan_id}-")
+    (path,) = artifacts["stream_data"]
+    assert path == tmp_path / "xafs_scan-7-.h5"
+    with h5py.File(path) as file:
+        assert sorted(file) == ["bluesky", "entry"]
+        assert sorted(file["bluesky"]) == ["descriptors", "events", "start", "stop"]
+        assert file.attrs["default"] == "entry"
+        start = documents[0][1]
+        assert file["bluesky/start/uid"].asstr()[()] == start["uid"]
+        assert file["bluesky/start/instrument/monochromator/reflection"][()].tolist() == [1, 1, 1]
+        assert "data_keys" in file["bluesky/descriptors/primary"]
+        events = file["bluesky/events/primary"]
+        assert events["data/i0"].shape == (10,)
+        stamps = [d["timestamps"]["i0"] for n, d in techniques_run() if n == "event"
+                  and "i0" in d["data"]]  # fmt: skip
+        np.testing.assert_array_equal(events["timestamps/i0"], stamps)
+        entry = file["entry"]
+        assert entry.attrs["NX_class"] == "NXentry"
+        assert entry["instrument/name"] == file["bluesky/start/beamline_id"]
+        assert entry["instrument/again"] == file["bluesky/start/beamline_id"]
+        assert entry["instrument/aperture/open"][()]
+        assert entry["instrument/aperture/blades"][()].tolist() == [1, 4, 6]
+        assert "NX_class" not in entry["instrument/aperture"].attrs
+        assert entry["energy"] == events["data/mono_energy"]
+        assert entry["energy"].attrs["units"] == "eV"
+        assert entry["energy"].attrs["list"].tolist() == ["a", "b"]
+        assert entry["gain"][()] == 0.5
+        assert entry["status"].asstr()[()] == "success"
+        assert entry["title"].asstr()[()] == "USAXS"
+        assert entry["title"].attrs["kind"] == "text"
+
+
+def test_techniques_at_the_top_level_are_read(tmp_path: Path):
+    (path,) = export(xafs_run(3, techniques=[TECHNIQUE]), tmp_path)["stream_data"]
+    with h5py.File(path) as file:
+        assert file["entry/title"].asstr()[()] == "USAXS"
+
+
+def test_a_small_angle_run_without_techniques_is_a_nexus_file(tmp_path: Path):
+    frames = tmp_path / "frames.h5"
+    with h5py.File(frames, "w") as file:
+        file["/entry/data/data"] = np.arange(6 * 8 * 12, dtype="<u2").reshape(6, 8, 12)
+    documents = list(stills_run(frames, configuration=detector_configuration()))
+    (path,) = export(documents, tmp_path)["stream_data"]
+    assert path.name == f"{documents[0][1]['uid']}-.h5"
+    with h5py.File(path) as file:
+        assert file["entry/definition"].asstr()[()] == "NXsas"
+        assert file["bluesky/events/primary/data/ad1_image"].shape == (6, 8, 12)
+        assert (
+            file["bluesky/events/primary/data/mono_energy"]
+            == file["entry/instrument/monochromator/energy"]
+        )
+
+
+def test_metadata_of_every_kind_is_kept(tmp_path: Path):
+    metadata = {
+        "yes": True, "none": None, "big": 2**40, "bigger": 2**70, "shape": [1, 4, 6],
+        "ragged": [[1], [1, 2]], "empty": [], "array": np.arange(6).reshape(2, 3),
+        "nested": {"a/b": {".": 1}}, "nul": "a\0b", "flags": [True, False],
+    }  # fmt: skip
+    run = Run(plan_name="count", **metadata)
+    keys = {"d": {"a:b": number(), "c/d": {"source": "x", "dtype": "integer", "shape": []}}}
+    documents = [run.begin(), run.describe("primary", keys), run.describe("primary", keys)]
+    documents += [run.event("primary", {"a:b": 1.5, "c/d": 2**40}), run.stop()]
+    (path,) = export(documents, tmp_path)["stream_data"]
+    with h5py.File(path) as file:
+        start = file["bluesky/start"]
+        assert start["yes"][()]
+        assert start["none"].asstr()[()] == "None"
+        assert start["big"][()] == 2**40
+        assert start["bigger"].asstr()[()] == str(2**70)
+        assert start["array"][()].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert start["nested/a_b/_."][()] == 1
+        assert sorted(file["bluesky/descriptors"]) == ["primary", "primary_2"]
+        assert file["bluesky/events/primary/data/a:b"][()].tolist() == [1.5]
+        assert file["bluesky/events/primary/data/c_d"][()].tolist() == [2**40]
+
+
+def test_what_cannot_be_linked_is_named_and_the_rest_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    wrong = {
+        "technique": "x", "version": 1,
+        "nxsas": {
+            "a": "#bluesky/start/nothing", "b": "#bluesky/what", "c": {"_link": "elsewhere"},
+            "bluesky": {"start": 1}, "good": 1,
+        },
+    }  # fmt: skip
+    run = xafs_run(3, techniques=[wrong, "SAXS"])
+    (path,) = export(run, tmp_path)["stream_data"]
+    for told in (
+        "/a is left out: '#bluesky/start/nothing' does not exist in this run",
+        "/b cannot be linked to '#bluesky/what'",
+        "/c cannot be linked to 'elsewhere'",
+        "/bluesky is the place of the documents",
+        "technique 2 is ignored",
+    ):
+        assert told in caplog.text
+    with h5py.File(path) as file:
+        assert sorted(file) == ["bluesky", "good"]
+        assert "uid" in file["bluesky/start"]
+
+
+def test_a_manager_hands_out_the_name(tmp_path: Path):
+    class Names:
+        def __init__(self) -> None:
+            self.artifacts: dict[str, list[Path]] = {}
+
+        def reserve_name(self, label: str, postfix: str) -> Path:
+            path = tmp_path / "managed" / postfix
+            self.artifacts.setdefault(label, []).append(path)
+            return path
+
+    names = Names()
+    assert export(line_run(3), names) == names.artifacts
+    assert names.artifacts["stream_data"][0].is_file()
+
+
+def test_a_run_that_is_cut_off_can_be_read(tmp_path: Path):
+    documents = list(line_run(30))
+    with Serializer(tmp_path) as serializer:
+        feed(serializer, documents[:20])
+    (path,) = serializer.artifacts["stream_data"]
+    assert not path.exists()
+    with h5py.File(f"{path}.part") as file:
+        assert file["bluesky/events/primary/data/i0"].shape == (18,)
+
+
+def test_what_is_wrong_is_said(tmp_path: Path):
+    documents = list(line_run(3))
+    with pytest.raises(ConfigurationError, match=r"'\{nobody\}-' cannot be filled in"):
+        export(documents, tmp_path, "{nobody}-")
+    with pytest.raises(ConfigurationError, match="must not be an absolute path"):
+        export(documents, tmp_path, "/tmp/{uid}-")
+    export(documents, tmp_path)
+    with pytest.raises(StorageError, match="exists already"):
+        export(documents, tmp_path)
+    with (
+        Serializer(tmp_path / "two") as serializer,
+        pytest.raises(event_model.EventModelValueError),
+    ):
+        feed(serializer, [*documents, *line_run(3)])
