@@ -7,8 +7,10 @@ from devices._area_detector import AreaDetector
 from devices._axis import Axis, AxisLimitError
 from devices._beamline import Beamline
 from devices._counters import IonChambers
+from devices._flyer import Flyer
 from devices._machine import Attenuator, Environment, Ring, Shutter
 from devices._motors import DetectorArm, Monochromator, SampleStage
+from devices._sweep import Sweep
 
 __all__ = [
     "AreaDetector",
@@ -18,9 +20,11 @@ __all__ = [
     "Beamline",
     "DetectorArm",
     "Environment",
+    "Flyer",
     "IonChambers",
     "Monochromator",
     "Ring",
     "SampleStage",
     "Shutter",
+    "Sweep",
 ]

@@ -15,6 +15,7 @@ from devices._area_detector import AreaDetector
 from devices._axis import Axis
 from devices._component import Named
 from devices._counters import IonChambers
+from devices._flyer import Flyer
 from devices._machine import Attenuator, Environment, Ring, Shutter
 from devices._motors import DetectorArm, Monochromator, SampleStage
 
@@ -53,6 +54,7 @@ class Beamline(Device):
     det = Named(DetectorArm, "DET:", name="det")
     counters = Named(IonChambers, "SCALER1", name="counters", labels=("detectors",))
     area_detector = Named(AreaDetector, "AD1:", name="ad1", labels=("detectors",))
+    flyer = Named(Flyer, "FLY1:", name="flyer")
     environment = Named(Environment, "", name="environment")
 
     def __init__(
@@ -127,7 +129,7 @@ class Beamline(Device):
             What could not be done, one sentence each; empty if all is well.
         """
         problems = []
-        moving: list[Any] = [*self.axes, self.counters, self.area_detector]
+        moving: list[Any] = [self.flyer, *self.axes, self.counters, self.area_detector]
         for device in moving:
             try:
                 device.stop()

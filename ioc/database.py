@@ -15,6 +15,7 @@ from ioc.area_detector import AreaDetector
 from ioc.channel import Field
 from ioc.descriptions import describe
 from ioc.fields import Enum
+from ioc.fly import FlyScan
 from ioc.health import Health
 from ioc.link import DeviceLink
 from ioc.mirror import Input, Output
@@ -30,6 +31,7 @@ _CHECK_PERIOD = 0.5
 _SAMPLE = "SAMPLE:SELECT"
 _ENERGY = "MONO:ENERGY"
 _CAMERA = f"{AREA_DETECTOR}:"
+_FLY = "FLY:"
 _SCALER_SOURCES = (*SCALER_CHANNELS[1:], "DET:ELAPSED", "DET:COUNTING", "DET:EXPOSURE")
 
 
@@ -66,11 +68,13 @@ class Database:
                 )
         self.scaler = Scaler(prefix, self.link)
         self.area_detector = AreaDetector(prefix, self.link)
+        self.fly = FlyScan(prefix, self.link)
         self.records: list[Record] = [
             *self.inputs.values(),
             *self.motors.values(),
             self.scaler,
             *self.area_detector.records,
+            *self.fly.group.records.values(),
         ]
         describe(self.area_detector.records, f"{prefix}{AREA_DETECTOR}:")
         for record in self.records:
@@ -130,6 +134,7 @@ class Database:
         motors: dict[str, dict[str, str]] = {}
         counts: dict[str, str] = {}
         camera: dict[str, str] = {}
+        fly: dict[str, str] = {}
         for name, text in values.items():
             suffix = name.removeprefix(self.prefix)
             record, _, field = suffix.partition(".")
@@ -141,6 +146,8 @@ class Database:
                     self.inputs[suffix].mirror(text, stamp)
             elif suffix.startswith(_CAMERA):
                 camera[suffix.removeprefix(_CAMERA)] = text
+            elif suffix.startswith(_FLY):
+                fly[suffix.removeprefix(_FLY)] = text
             if suffix in _SCALER_SOURCES:
                 counts[suffix] = text
         for record, changes in motors.items():
@@ -154,6 +161,9 @@ class Database:
         if camera:
             with _containing(self.area_detector.status, camera):
                 self.area_detector.mirror(camera)
+        if fly:
+            with _containing(self.fly.status, fly):
+                self.fly.mirror(fly)
 
     def link_up(self) -> None:
         """Learn the names of the samples and restore what clients had set."""
@@ -162,6 +172,7 @@ class Database:
         for motor in self.motors.values():
             motor.restore()
         self.area_detector.link_up()
+        self.fly.link_up()
 
     def _take_samples(self, answer: object) -> None:
         if isinstance(answer, BeamlineError):
@@ -182,6 +193,7 @@ class Database:
         for record in (*self.inputs.values(), *self.motors.values(), self.scaler):
             record.lose_link()
         self.area_detector.lose_link()
+        self.fly.lose_link()
         self.health.neighbours_changed()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from caproto._backend import backend
 
 from ioc.channel import Field, PutRefusedError
 
-__all__ = ["CharArray", "Double", "Enum", "Long", "Short", "String"]
+__all__ = ["CharArray", "Double", "DoubleArray", "Enum", "Long", "Short", "String"]
 
 
 def _decoded(data: Any) -> str:
@@ -155,3 +155,21 @@ class CharArray(Field, ChannelByte):
         if native is ChannelType.STRING:
             return [bytes(self.current).rstrip(b"\0")[:39]]
         return np.frombuffer(self.current, dtype=np.uint8).astype(backend.type_map[native])
+
+
+class DoubleArray(Field, ChannelDouble):
+    """A waveform of 64-bit floating-point numbers that clients only read."""
+
+    def __init__(self, *, value: Sequence[float] = (), max_length: int, **kwargs: Any) -> None:
+        super().__init__(value=[0.0], max_length=max_length, **kwargs)
+        self._data["value"] = np.asarray(value, dtype=np.float64)
+
+    def post(self, value: Any, *, force: bool = True, monitor: bool = True) -> None:
+        """Store an array and send monitors, whether it has changed or not."""
+        del force
+        super().post(np.asarray(value, dtype=np.float64), force=True, monitor=monitor)
+
+    def _to_wire(self, native: Any) -> Any:
+        if native is ChannelType.STRING:
+            return [f"{value:g}".encode("latin-1") for value in self.current]
+        return self.current.astype(backend.type_map[native])

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from beamline.core.errors import ConnectionLostError, DeviceServerError
 
-__all__ = ["Answer", "AnswerHandler", "DeviceLink", "LinkListener", "parse_update"]
+__all__ = ["Answer", "AnswerHandler", "BytesHandler", "DeviceLink", "LinkListener", "parse_update"]
 
 _log = logging.getLogger("ioc.link")
 
@@ -33,6 +33,8 @@ _PING_TIMEOUT = 3.0
 #: Data of an ``OK:`` answer, or why there is none.
 Answer = str | DeviceServerError | ConnectionLostError
 AnswerHandler = Callable[[Answer], None]
+#: The same for an answer with bytes behind it: its data, or why there is none, and the bytes.
+BytesHandler = Callable[[Answer, bytes], None]
 
 
 class LinkListener(Protocol):
@@ -112,7 +114,8 @@ class DeviceLink:
         self.reconnects = -1  # the first connection is none
         self._listener = listener
         self._writer: asyncio.StreamWriter | None = None
-        self._waiting: deque[AnswerHandler] = deque()
+        #: Who waits for an answer, and whether bytes come behind it.
+        self._waiting: deque[tuple[BytesHandler, bool]] = deque()
         self._tried = asyncio.Event()
         self._last_reason = ""
 
@@ -133,14 +136,28 @@ class DeviceLink:
             Takes the data of an ``OK:`` answer, `DeviceServerError` for ``ERR:…``, or
             `ConnectionLostError` if the link is down or goes down before the answer.
         """
+        self._send(line, lambda answer, _: on_answer(answer), with_bytes=False)
+
+    def send_for_bytes(self, line: str, on_answer: BytesHandler) -> None:
+        """Send a command whose answer ends with a number of bytes, which follow it.
+
+        Parameters
+        ----------
+        line, on_answer
+            As for `send`; the handler takes the bytes as well (none without an ``OK:`` answer).
+        """
+        self._send(line, on_answer, with_bytes=True)
+
+    def _send(self, line: str, on_answer: BytesHandler, *, with_bytes: bool) -> None:
         if self._writer is None or self._writer.is_closing():
             on_answer(
                 ConnectionLostError(
                     f"no connection to the device server at {self.host}:{self.port}."
-                )
+                ),
+                b"",
             )
             return
-        self._waiting.append(on_answer)
+        self._waiting.append((on_answer, with_bytes))
         self._writer.write(line.encode("latin-1") + b"\n")
 
     def request(self, line: str) -> asyncio.Future[str]:
@@ -187,7 +204,7 @@ class DeviceLink:
             names: list[str] = []
             while line := await self._line(reader, connecting=not self.connected):
                 if not line.startswith("UPD:"):
-                    self._answer(line)
+                    await self._answer(line, reader)
                     if subscription.done() and not names:
                         names = subscription.result().split(";", 1)[1].split(",")
                     continue
@@ -216,12 +233,16 @@ class DeviceLink:
             return ""
         return raw.decode("latin-1").rstrip("\r\n")
 
-    def _answer(self, line: str) -> None:
+    async def _answer(self, line: str, reader: asyncio.StreamReader) -> None:
         if not self._waiting:
             raise DeviceServerError(f"the device server sent an answer nobody asked for: {line!r}.")
-        on_answer = self._waiting.popleft()
         status, _, data = line.partition(":")
-        on_answer(data if status == "OK" else DeviceServerError(data or line))
+        # Still in the queue while bytes are on their way: a lost link must answer it.
+        payload = b""
+        if self._waiting[0][1] and status == "OK":
+            payload = await reader.readexactly(int(data.rpartition(",")[2]))
+        on_answer, _ = self._waiting.popleft()
+        on_answer(data if status == "OK" else DeviceServerError(data or line), payload)
 
     async def _ping(self) -> None:
         while True:
@@ -257,6 +278,6 @@ class DeviceLink:
             _log.warning("%s", error)
             # Alarms first: whoever learns that a request failed finds the record in alarm.
             self._listener.link_down(reason)
-        for on_answer in waiting:
-            on_answer(error)
+        for on_answer, _ in waiting:
+            on_answer(error, b"")
         return was_up

@@ -8,7 +8,7 @@ from typing import Any
 from caproto import AlarmSeverity, AlarmStatus
 
 from ioc.channel import Field, PutHandler
-from ioc.fields import CharArray, Double, Enum, Long, String
+from ioc.fields import CharArray, Double, DoubleArray, Enum, Long, String
 from ioc.record import Record
 
 __all__ = ["RecordGroup", "Soft"]
@@ -19,6 +19,7 @@ _RECORD_TYPES: dict[type[Field], tuple[str, str]] = {
     Enum: ("mbbi", "mbbo"),
     String: ("stringin", "stringout"),
     CharArray: ("waveform", "waveform"),
+    DoubleArray: ("waveform", "waveform"),
 }
 
 
@@ -85,6 +86,12 @@ class RecordGroup:
             self.prefix + name, kind, value=value, put=put or take, **metadata
         )
         self.readback(f"{name}_RBV", kind, value, **metadata)
+
+    def command(
+        self, name: str, kind: type[Field], value: Any, put: PutHandler, **metadata: Any
+    ) -> None:
+        """Add a record that clients write to make something happen."""
+        self.records[name] = Soft(self.prefix + name, kind, value=value, put=put, **metadata)
 
     def settings(self, names: Sequence[str], kind: type[Field], value: Any) -> None:
         """Add several settings of the same kind."""

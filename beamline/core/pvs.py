@@ -5,10 +5,22 @@ Names are suffixes; the prefix (``BL02:`` by default) is configuration.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["AREA_DETECTOR", "MACHINE", "PVS", "SCALER", "SCALER_CHANNELS", "PVSpec", "spec"]
+__all__ = [
+    "AREA_DETECTOR",
+    "FLYER",
+    "FLYER_ARRAYS",
+    "FLYER_POINTS",
+    "MACHINE",
+    "PVS",
+    "SCALER",
+    "SCALER_CHANNELS",
+    "PVSpec",
+    "spec",
+]
 
 Record = Literal["ai", "ao", "bi", "bo", "mbbo", "motor"]
 
@@ -97,6 +109,20 @@ SCALER_CHANNELS: tuple[str, ...] = ("time", "DET:I0", "DET:IT", "DET:IF", "DET:I
 AREA_DETECTOR = "AD1"
 #: Areas of the machine and of the building: nobody at the beamline writes there.
 MACHINE: tuple[str, ...] = ("RING:", "VACUUM:", "HUTCH:")
+#: Fly scans: ``FLY1:Execute``, …; the most points of one scan; the waveforms of a block of points,
+#: in the order in which the device server sends them, and their units.
+FLYER = "FLY1"
+FLYER_POINTS = 1_000_000
+FLYER_ARRAYS: Mapping[str, str] = {
+    "Time": "s",
+    "Position": "",
+    "Energy": "eV",
+    "I0": "counts",
+    "IT": "counts",
+    "IF": "counts",
+    "IR": "counts",
+    "XRD": "counts",
+}
 
 _BY_SUFFIX = {pv.suffix: pv for pv in PVS}
 

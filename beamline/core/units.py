@@ -13,6 +13,7 @@ __all__ = [
     "HC",
     "SI111_D_SPACING",
     "bragg_angle",
+    "bragg_energy",
     "energy_to_k",
     "energy_to_wavelength",
     "k_to_energy",
@@ -62,6 +63,11 @@ def bragg_angle(energy: float, d_spacing: float = SI111_D_SPACING) -> float:
             f"the lowest energy is {HC / (2.0 * d_spacing):.1f} eV"
         )
     return math.degrees(math.asin(sine))
+
+
+def bragg_energy(angle: float, d_spacing: float = SI111_D_SPACING) -> float:
+    """Energy (eV) that a crystal of spacing `d_spacing` (Å) selects at a Bragg angle (degrees)."""
+    return HC / (2.0 * d_spacing * math.sin(math.radians(angle)))
 
 
 @overload

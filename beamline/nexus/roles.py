@@ -52,6 +52,10 @@ def scan_dimensions(start: Mapping[str, Any]) -> list[tuple[list[str], str]]:
         return []
 
 
+#: Plans that measure a spectrum.
+_SPECTRA = ("xafs_scan", "fly_xafs")
+
+
 @dataclass(frozen=True)
 class Options:
     """What ``start["nexus"]`` asks for; anything that it does not say has a default.
@@ -60,8 +64,8 @@ class Options:
     ----------
     definition
         Application definition that the file shall follow, one of `DEFINITIONS`, or "" for none.
-        By default that of the run: ``xafs_scan`` makes NXxas, a scan of 2θ NXmonopd. None: the area
-        detector decides (NXsas in its small-angle mode).
+        By default that of the run: ``xafs_scan`` and ``fly_xafs`` make NXxas, a scan of 2θ NXmonopd.
+        None: the area detector decides (NXsas in its small-angle mode).
     roles
         Role → data key.
     geometry
@@ -116,7 +120,7 @@ class Options:
 
 
 def _usual_definition(start: Mapping[str, Any], roles: Mapping[str, str]) -> str | None:
-    if start.get("plan_name") == "xafs_scan":
+    if start.get("plan_name") in _SPECTRA:
         return "NXxas"
     dimensions = scan_dimensions(start)
     if len(dimensions) == 1 and roles["two_theta"] in dimensions[0][0]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from bluesky.protocols import Triggerable
 from bluesky.utils import (
+    FailedPause,
     FailedStatus,
     Msg,
     RequestStop,
@@ -25,7 +26,16 @@ from beamline.core.errors import BeamlineError, MotorLimitError
 from beamline.plans._beam import watching_beam
 from beamline.plans.metadata import name_of, running_engine
 
-__all__ = ["Plan", "check_limits", "guarded_run", "move", "safe_state", "take_point"]
+__all__ = [
+    "Plan",
+    "QuietStop",
+    "attempt",
+    "check_limits",
+    "guarded_run",
+    "move",
+    "safe_state",
+    "take_point",
+]
 
 Plan = Generator[Msg, Any, Any]
 _log = logging.getLogger(__name__)
@@ -162,6 +172,8 @@ def guarded_run(
     def close_failed_run(run_engine: Any, error: Exception) -> Plan:
         if isinstance(error, RequestStop):
             yield from bps.close_run("success", _reason(run_engine, "stop"))
+        elif isinstance(error, FailedPause):
+            yield from bps.close_run("abort", "it was paused where it could not have gone on")
         elif isinstance(error, RunEngineControlException):
             yield from bps.close_run("abort", _reason(run_engine, "abort"))
         else:
@@ -197,7 +209,7 @@ def guarded_run(
 
     def restore() -> Plan:
         for signal, value in before:
-            problem = yield from _attempt(_set_and_wait(signal, value))
+            problem = yield from attempt(_set_and_wait(signal, value))
             if problem is not None:
                 _log.error("%s was not set back to %g: %s", signal.name, value, problem)
 
@@ -229,13 +241,13 @@ def safe_state(beamline: Any) -> Plan:
     BeamlineError
         Naming what could not be stopped or closed; everything else has been.
     """
-    detectors = [beamline.counters, beamline.area_detector]
+    detectors = [beamline.counters, beamline.area_detector, beamline.flyer]
     problems = yield from _make_safe([*beamline.axes, *detectors], beamline.shutter, ())
     if problems:
         raise BeamlineError("the beamline is not safe: " + "; ".join(problems))
 
 
-class _Stop:
+class QuietStop:
     """A device whose stop is no failure of what it was doing: the failure is known already."""
 
     parent = None
@@ -255,15 +267,15 @@ def _make_safe(
     problems = []
     for device in moving:
         if hasattr(device, "stop"):
-            problem = yield from _attempt(_message("stop", _Stop(device)))
+            problem = yield from attempt(_message("stop", QuietStop(device)))
             if problem is not None:
                 problems.append(f"{name_of(device)} was not stopped ({problem})")
     if shutter is not None:
-        problem = yield from _attempt(_set_and_wait(shutter, "Close"))
+        problem = yield from attempt(_set_and_wait(shutter, "Close"))
         if problem is not None:
             problems.append(f"{name_of(shutter)} was not closed ({problem})")
     for device in staged:
-        problem = yield from _attempt(_message("unstage", device))
+        problem = yield from attempt(_message("unstage", device))
         if problem is not None:
             problems.append(f"{name_of(device)} was not unstaged ({problem})")
     return problems
@@ -285,7 +297,7 @@ def _set_and_wait(device: Any, value: Any) -> Callable[[list[Any]], Plan]:
     return plan
 
 
-def _attempt(make_plan: Callable[[list[Any]], Plan]) -> Generator[Msg, Any, Exception | None]:
+def attempt(make_plan: Callable[[list[Any]], Plan]) -> Generator[Msg, Any, Exception | None]:
     """Try a step of the clean-up; return its error instead of raising it.
 
     While one clean-up runs, statuses of other devices may still fail, and the RunEngine throws that

@@ -20,7 +20,7 @@ from beamline.plans.arguments import (
 from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
 from beamline.plans.points import DEFAULT_REGIONS, Region, as_region, xafs_points
 
-__all__ = ["xafs_scan"]
+__all__ = ["absorption_edge", "xafs_scan"]
 
 #: Largest distance (eV) at which a given edge energy still names a tabulated edge.
 _NAMING_DISTANCE = 50.0
@@ -93,7 +93,7 @@ def xafs_scan(
     check_common(sample, md, baseline)
     if mode not in ("transmission", "fluorescence"):
         raise PlanArgumentError(f'mode must be "transmission" or "fluorescence", found {mode!r}.')
-    element, edge, e0 = _absorption_edge(element, edge, e0, getattr(motor, "limits", None))
+    element, edge, e0 = absorption_edge(element, edge, e0, getattr(motor, "limits", None))
     if isinstance(regions, str) or not isinstance(regions, Iterable | None):
         raise PlanArgumentError(
             f"regions must be a list of (start, stop, step[, dwell][, unit]), found {regions!r}."
@@ -164,10 +164,29 @@ def xafs_scan(
     )
 
 
-def _absorption_edge(
+def absorption_edge(
     element: str | None, edge: str | None, e0: float | None, limits: tuple[float, float] | None
 ) -> tuple[str | None, str | None, float]:
-    """Complete element, edge and edge energy from the tables."""
+    """Complete element, edge and edge energy from the tables.
+
+    Parameters
+    ----------
+    element, edge, e0
+        As for `xafs_scan`.
+    limits
+        Lowest and highest energy (eV) that can be reached, which choose the edge where none is
+        given.
+
+    Returns
+    -------
+    tuple
+        Symbol and edge (None where `e0` is near no tabulated edge), edge energy (eV).
+
+    Raises
+    ------
+    PlanArgumentError
+        For what the tables don't have.
+    """
     import xraydb
 
     if e0 is not None and not as_number("e0", e0) > 0:

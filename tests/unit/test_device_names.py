@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from ophyd import Device
 
-from beamline.core.pvs import AREA_DETECTOR, PVS, SCALER, SCALER_CHANNELS, spec
+from beamline.core.pvs import AREA_DETECTOR, FLYER, PVS, SCALER, SCALER_CHANNELS, spec
 from devices import Axis, Beamline, IonChambers
 
 
@@ -23,8 +23,9 @@ def pvs_of(device: type[Device], prefix: str = "") -> Iterator[tuple[str, type]]
 
 def test_every_pv_is_in_the_table():
     records = {pv.suffix for pv in PVS} | {SCALER}
+    groups = (f"{AREA_DETECTOR}:", f"{FLYER}:")
     for name, _ in pvs_of(Beamline):
-        assert name.split(".")[0] in records or name.startswith(f"{AREA_DETECTOR}:"), name
+        assert name.split(".")[0] in records or name.startswith(groups), name
 
 
 def test_every_row_of_the_table_has_a_device():

@@ -99,6 +99,10 @@ class SoftBeamline(Device):
     def area_detector(self):
         return self.counters
 
+    @property
+    def flyer(self):
+        return self.counters
+
 
 @pytest.fixture
 def bl():

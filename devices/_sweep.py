@@ -1,0 +1,77 @@
+"""The motion of a fly scan, and where it begins and ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from beamline.core.units import bragg_angle, bragg_energy
+from devices._axis import Axis, AxisLimitError
+
+__all__ = ["Sweep"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One motion of a fly scan.
+
+    The axis passes the middle of point i where a step scan of `num` points would stop. The
+    monochromator turns at constant angular speed, so its points are equidistant in angle.
+
+    Attributes
+    ----------
+    axis
+        What moves.
+    start, stop
+        Position in the middle of the first and of the last point.
+    num
+        Number of points.
+    dwell
+        Time per point (s).
+    """
+
+    axis: Axis
+    start: float
+    stop: float
+    num: int
+    dwell: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where the axis starts from rest and where it comes to rest again."""
+        first, last = self._turned(self.start), self._turned(self.stop)
+        step = (last - first) / (self.num - 1)
+        ramp = 0.5 * step / self.dwell * float(self.axis.acceleration.get())
+        return self._turned_back(first - step / 2 - ramp), self._turned_back(last + step / 2 + ramp)
+
+    def check(self) -> None:
+        """Check that the whole motion, run-up included, lies within the limits of the axis.
+
+        Raises
+        ------
+        MotorLimitError
+            Naming axis, position and limits; nothing has moved.
+        """
+        low, high = self.axis.limits
+        for position in (self.start, self.stop, *self.ends):
+            if low < high and not low <= position <= high:
+                unit = self.axis.egu
+                raise AxisLimitError(
+                    f"{self.axis.label} would have to go to {position:.7g} {unit} for a fly scan "
+                    f"from {self.start:.7g} to {self.stop:.7g} {unit}, run-up included: its limits "
+                    f"are {low:g} to {high:g} {unit}; nothing has moved."
+                )
+
+    @property
+    def _d_spacing(self) -> float | None:
+        return getattr(self.axis.parent, "d_spacing", None)
+
+    def _turned(self, position: float) -> float:
+        if self._d_spacing is None or not position > 0:
+            return position
+        return bragg_angle(position, self._d_spacing)
+
+    def _turned_back(self, axis: float) -> float:
+        if self._d_spacing is None:
+            return axis
+        return bragg_energy(axis, self._d_spacing) if 0 < axis < 90 else math.inf
