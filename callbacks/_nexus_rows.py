@@ -135,11 +135,12 @@ class StreamRows:
             return
         for page in waiting:
             numbers, data, times = page["seq_num"], page["data"], page["timestamps"]
+            row_times = _times_of_rows(page)
             for first in range(0, len(numbers), self._block):
                 part = slice(first, first + self._block)
                 self._write(
                     numbers[part],
-                    page["time"][part],
+                    row_times[part],
                     lambda key, data=data, part=part: data[key][part],  # type: ignore[misc]
                     lambda key, times=times, part=part: times[key][part],  # type: ignore[misc]
                 )
@@ -264,6 +265,19 @@ class StreamRows:
         """Make all columns as long as the stream."""
         for column in self._columns:
             column.pad(self.rows)
+
+
+def _times_of_rows(page: Document) -> Sequence[float]:
+    """When the events of a page took place.
+
+    bluesky gives all events of a flyer's page the time at which it was collected; the values' time
+    stamps tell more.
+    """
+    times: Sequence[float] = page["time"]
+    if len(times) < 2 or times[0] != times[-1] or not page["timestamps"]:
+        return times
+    stamps = [np.asarray(given, dtype=np.float64) for given in page["timestamps"].values()]
+    return np.max(stamps, axis=0).tolist()
 
 
 class _Block:

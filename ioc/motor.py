@@ -136,7 +136,8 @@ class Motor(AxisRecord):
             _log.warning("%s: the device server refused to move: %s", self.name, answer)
             self.touch()
             limit = str(answer) == "INVALID_VALUE"
-            self._fault = not limit
+            # A motor that flies is as sound as one that is out of limits.
+            self._fault = not limit and str(answer) != "BUSY"
             self._post(MISS=1, LVIO=int(limit))
             self._evaluate_alarm()
             self._post_target(self._setpoint)

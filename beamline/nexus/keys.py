@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,13 +64,21 @@ class DataKey:
         return rank if rank > 2 else rank + 1
 
 
-def data_keys(descriptor: Mapping[str, Any]) -> dict[str, DataKey]:
-    """Read the data keys of a descriptor."""
+def data_keys(descriptor: Mapping[str, Any], motors: Collection[str] = ()) -> dict[str, DataKey]:
+    """Read the data keys of a descriptor.
+
+    Parameters
+    ----------
+    motors
+        Names of the devices that the run moves. A data key of that name belongs to the motor, also
+        where a flyer gives it.
+    """
     device_of = {
         key: device
         for device, keys in (descriptor.get("object_keys") or {}).items()
         for key in keys
     }
+    device_of.update({name: name for name in motors if name in descriptor["data_keys"]})
     return {
         name: _data_key(name, described, device_of.get(name, described.get("object_name", name)))
         for name, described in descriptor["data_keys"].items()

@@ -64,8 +64,8 @@ class Options:
     ----------
     definition
         Application definition that the file shall follow, one of `DEFINITIONS`, or "" for none.
-        By default that of the run: ``xafs_scan`` and ``fly_xafs`` make NXxas, a scan of 2θ NXmonopd.
-        None: the area detector decides (NXsas in its small-angle mode).
+        By default that of the run: ``xafs_scan`` and ``fly_xafs`` make NXxas, a scan of 2θ
+        NXmonopd. None: the area detector decides (NXsas in its small-angle mode).
     roles
         Role → data key.
     geometry

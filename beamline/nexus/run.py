@@ -99,7 +99,7 @@ class RunTree:
         builder = self._builder
         name = str(doc.get("name", "primary"))
         stream = self.streams.get(name)
-        keys = data_keys(doc)
+        keys = data_keys(doc, device_names(self._builder.start, "motors"))
         if stream is None:
             detectors = device_names(builder.start, "detectors")
             settings = doc.get("configuration") or {}
