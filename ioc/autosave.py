@@ -48,6 +48,7 @@ _BY_TYPE: Mapping[str, str] = {"motor": _MOTOR, "scaler": _SCALER}
 _BY_NAME: Mapping[str, str] = {
     "DET:": "EXPOSURE",
     "IOC:": "ACCESS",
+    "FLY1:": "Motor Start Stop NumPoints DwellTime",
     "AD1:cam1:": "AcquireTime AcquirePeriod NumImages ImageMode TriggerMode ArrayCallbacks "
     "SimMode Sparse Preload",
     "AD1:HDF1:": "FilePath FileName FileTemplate FileNumber AutoIncrement CreateDirectory "

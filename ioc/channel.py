@@ -131,6 +131,7 @@ class Field:
     _data: dict[str, Any]
     _content: dict[str, Any]
     data_type: ChannelType
+    max_length: int
     string_encoding: str | None
     alarm: Alarm
     reported_record_type: str

@@ -140,7 +140,7 @@ class Circuit(_VirtualCircuit):
         if channel is None or channel.name.endswith("$") or any(channel.channel_filter):
             return None
         field: Field = self.context[channel.name]
-        return field if field.data_type in SCALARS else None
+        return field if field.data_type in SCALARS and field.max_length == 1 else None
 
     def _write(self, data: bytes) -> None:
         if data and self.connected and not self._writer.is_closing():

@@ -19,6 +19,7 @@ from caproto import (
 from caproto._backend import backend
 
 from ioc.channel import Field, PutRefusedError
+from ioc.wire import as_bytes
 
 __all__ = ["CharArray", "Double", "DoubleArray", "Enum", "Long", "Short", "String"]
 
@@ -168,6 +169,12 @@ class DoubleArray(Field, ChannelDouble):
         """Store an array and send monitors, whether it has changed or not."""
         del force
         super().post(np.asarray(value, dtype=np.float64), force=True, monitor=monitor)
+
+    def payload(self, data_type: Any) -> tuple[bytes, int]:
+        """Return the present array as the payload of a message, and the number of values."""
+        kind = ChannelType(data_type)
+        metadata, values = self._encode(kind)
+        return as_bytes(metadata, values, kind, len(values)), len(values)
 
     def _to_wire(self, native: Any) -> Any:
         if native is ChannelType.STRING:

@@ -27,6 +27,7 @@ BLOCK_POINTS = 10_000
 #: Most points that the device server gives with one answer.
 _ANSWER_POINTS = 1000
 _DWELL_S = (1e-5, 1000.0)
+_POINTS = (2, FLYER_POINTS)
 _MOTORS = tuple(row.suffix for row in PVS if row.record == "motor")
 #: As in the EPICS motor module's profile moves.
 _STATES = ("Done", "Move start", "Executing", "Stopping")
@@ -35,6 +36,35 @@ _STATUSES = ("Undefined", "Success", "Failure", "Abort", "Timeout")
 _UNDEFINED, _SUCCESS, _FAILURE, _ABORT, _ = range(len(_STATUSES))
 #: ``FLY:STATE`` of the device server → how the scan ended.
 _ENDS = {4: _SUCCESS, 5: _ABORT, 6: _FAILURE}
+_DESCRIPTIONS = {
+    "Motor": "What moves",
+    "Start": "Position in the middle of point 0",
+    "Stop": "Position in the middle of the last point",
+    "NumPoints": "Points of the next scan",
+    "DwellTime": "Time per point",
+    "Execute": "Start the scan",
+    "Abort": "End the scan early",
+    "ExecuteState": "What the scan does",
+    "ExecuteStatus": "How the last scan ended",
+    "ExecuteMessage": "Why it ended so",
+    "CurrentPoint": "Points taken so far",
+    "TotalPoints": "Points of this scan",
+    "ScanNumber": "Scans since the server started",
+    "StartTime": "When point 0 began, s since 1970",
+    "TimeScale": "Simulated seconds per second",
+    "ReadFrom": "Bring points from this one on",
+    "BlockScan": "ScanNumber of the waveforms",
+    "BlockStart": "First point in the waveforms",
+    "BlockPoints": "Points in the waveforms",
+    "Time": "Middle of the points since StartTime",
+    "Position": "Mean positions",
+    "Energy": "Mean photon energies",
+    "I0": "Incident intensities",
+    "IT": "Transmitted intensities",
+    "IF": "Fluorescence intensities",
+    "IR": "Intensities behind the reference foil",
+    "XRD": "Diffracted intensities at 2-theta",
+}
 _FAULTS = {1: "is stalled", 2: "left its course"}
 
 
@@ -75,7 +105,10 @@ class FlyScan:
         group.setting("Motor", Enum, 0, enum_strings=_MOTORS)
         group.setting("Start", Double, 0.0, precision=4)
         group.setting("Stop", Double, 1.0, precision=4)
-        group.setting("NumPoints", Long, 101, put=self._put_points)
+        group.setting(
+            "NumPoints", Long, 101, put=self._put_points,
+            lower_ctrl_limit=_POINTS[0], upper_ctrl_limit=_POINTS[1],
+        )  # fmt: skip
         group.setting(
             "DwellTime", Double, 0.01, put=self._put_dwell,
             lower_ctrl_limit=_DWELL_S[0], upper_ctrl_limit=_DWELL_S[1], **seconds,
@@ -96,11 +129,13 @@ class FlyScan:
         group.readback("BlockPoints", Long, 0)
         for name, units in FLYER_ARRAYS.items():
             group.readback(name, DoubleArray, (), max_length=BLOCK_POINTS, units=units, precision=6)
+        for name, record in group.records.items():
+            record.fields["DESC"].post(_DESCRIPTIONS[name.removesuffix("_RBV")])
 
     # ---- settings
 
     def _put_points(self, value: int) -> None:
-        self._check("NumPoints", value, 2, FLYER_POINTS, "points")
+        self._check("NumPoints", value, *_POINTS, "points")
         self.group.set("NumPoints", value)
 
     def _put_dwell(self, value: float) -> None:
