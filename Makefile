@@ -2,6 +2,7 @@
 VENV   ?= .venv
 OUTPUT ?= demo-output
 SAMPLE ?=
+SECONDS ?= 60
 
 BIN     := $(VENV)/bin
 SOURCES := $(wildcard ioc/device_server/src/*.[ch])
@@ -37,6 +38,9 @@ docs-pvs: $(VENV)/.installed ## Write the table of all PVs, docs/pvs.md, anew
 	$(BIN)/beamline ioc --list-pvs --format md --prefix BL02: > docs/pvs.new
 	mv docs/pvs.new docs/pvs.md
 
+fuzz: ## Fuzz the device server with libFuzzer, if clang is there (SECONDS=60 per target)
+	$(MAKE) -C ioc/device_server fuzz SECONDS=$(SECONDS)
+
 install: $(VENV)/.installed ## Install into $(VENV) (again after a change of the C sources)
 
 $(VENV)/.installed: $(INPUTS)
@@ -50,4 +54,4 @@ $(VENV)/.installed-test: $(INPUTS)
 	@touch $(VENV)/.installed $@
 
 clean: ## Remove the environment, the compiled program and the demo's output
-	rm -rf $(VENV) ioc/_bin demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) ioc/_bin build-device-server demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 DEVICE_SERVER = Path(__file__).parents[2] / "ioc" / "device_server"
 SOURCES = sorted((DEVICE_SERVER / "src").glob("*.c"))
 TESTS = sorted((DEVICE_SERVER / "tests").glob("test_*.c"))
+FUZZ = DEVICE_SERVER / "fuzz"
 FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Statistics over many frames: minutes under a sanitizer would buy little, meson runs them so.
 PLAIN = {"test_stills"}
+FUZZ_TARGETS = {"protocol": ["-Wl,--wrap=clock_real,--wrap=clock_unix"], "files": []}
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 
@@ -62,6 +65,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         flags, linked = kinds[test.stem in PLAIN]
         programs[test.stem] = root / test.stem
         compile_([*flags, str(test), *linked, "-o", str(programs[test.stem]), "-lm"])
+    for name, wrap in FUZZ_TARGETS.items() if sys.platform == "linux" else ():
+        sources = [str(FUZZ / f"fuzz_{name}.c"), str(FUZZ / "driver.c")]
+        flags, linked = kinds[False]
+        programs[f"fuzz_{name}"] = root / f"fuzz_{name}"
+        compile_([*flags, *wrap, *sources, *linked, "-o", str(root / f"fuzz_{name}"), "-lm"])
     return programs
 
 
@@ -69,6 +77,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_c_unit(built: dict[str, Path], name: str) -> None:
     done = subprocess.run([str(built[name])], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fuzz targets use Linux's memory files")
+@pytest.mark.parametrize("name", FUZZ_TARGETS)
+def test_corpus_and_its_mutations(built: dict[str, Path], name: str) -> None:
+    corpus = sorted(map(str, (FUZZ / "corpus" / name).iterdir()))
+    done = subprocess.run(
+        [str(built[f"fuzz_{name}"]), "3", *corpus], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert int(done.stdout.split()[0]) > len(corpus)
 
 
 def test_meson_knows_every_source_and_test() -> None:

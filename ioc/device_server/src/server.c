@@ -277,28 +277,32 @@ static void pass_time(struct server *server, int64_t now)
         sim_advance(server->sim, clock_simulated(&server->clock, now));
 }
 
-void server_run(struct server *server)
+void server_turn(struct server *server, bool wait)
 {
     struct poller_event events[EVENTS_MAX];
-    while (!server->stopping) {
-        int64_t deadline = next_event(server);
-        int64_t timer = timers_next(&server->timers);
-        deadline = server->unread != NULL ? 0 : timer < deadline ? timer : deadline;
-        int count = poller_wait(server->poller, deadline, events, EVENTS_MAX);
-        int64_t now = clock_real();
-        pass_time(server, now);
-        handle_unread(server);
-        for (int i = 0; i < count; i++) {
-            struct source *source = events[i].owner;
-            source->ready(source, events[i].what);
-        }
-        timers_run(&server->timers, now);
-        sim_tell(server->sim); /* of what closed connections have left behind */
-        if (server->sim->faults.cut)
-            cut_off(server);
-        send_unsent(server);
-        free_closed(server);
+    int64_t deadline = next_event(server);
+    int64_t timer = timers_next(&server->timers);
+    deadline = server->unread != NULL || !wait ? 0 : timer < deadline ? timer : deadline;
+    int count = poller_wait(server->poller, deadline, events, EVENTS_MAX);
+    int64_t now = clock_real();
+    pass_time(server, now);
+    handle_unread(server);
+    for (int i = 0; i < count; i++) {
+        struct source *source = events[i].owner;
+        source->ready(source, events[i].what);
     }
+    timers_run(&server->timers, now);
+    sim_tell(server->sim); /* of what closed connections have left behind */
+    if (server->sim->faults.cut)
+        cut_off(server);
+    send_unsent(server);
+    free_closed(server);
+}
+
+void server_run(struct server *server)
+{
+    while (!server->stopping)
+        server_turn(server, true);
 }
 
 void server_free(struct server *server)

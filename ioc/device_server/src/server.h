@@ -46,6 +46,8 @@ struct server_options {
  * `message`. server_free is right in either case. */
 bool server_start(struct server *server, struct sim *sim, const struct server_options *options,
                   unsigned *port, char message[MESSAGE_MAX]);
+/* One turn of the loop: what is due and what is ready; waits for something to be, if asked to. */
+void server_turn(struct server *server, bool wait);
 /* Serve until told to stop. */
 void server_run(struct server *server);
 void server_free(struct server *server);
