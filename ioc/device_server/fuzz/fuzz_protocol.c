@@ -2,7 +2,7 @@
  *
  * Text goes to the present client's socket. Bytes 1 to 7 act instead: time passes (1 ms, 0.1 s, 10 s),
  * the other client's turn, the client reads, closes abruptly and comes back, closes its sending
- * side. Clocks are replaced (-Wl,--wrap), so that the same input gives the same run. */
+ * side. Byte 8 at the beginning takes time away: the simulation is in lock step. Clocks are replaced (-Wl,--wrap), so that the same input gives the same run. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #include "../tests/table.h"
 
 enum { CLIENTS = 2, INPUT_MAX = 4096, QUIET_TURNS = 2, SOCKET_BYTES = 8192 };
-enum { PASS_1_MS = 1, PASS_100_MS, PASS_10_S, OTHER_CLIENT, READ_ALL, RESET, HALF_CLOSE };
+enum { PASS_1_MS = 1, PASS_100_MS, PASS_10_S, OTHER_CLIENT, READ_ALL, RESET, HALF_CLOSE, LOCK_STEP };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int64_t __wrap_clock_real(void);
@@ -154,6 +154,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const struct server_options options = {"127.0.0.1", 0, stop_pipe[0], false};
     must(server_start(&server, &sim, &options, &port, message), message);
     server.clock.origin = now;
+    sim.lock_step = size > 0 && data[0] == LOCK_STEP;
     for (int i = 0; i < CLIENTS; i++)
         join(i);
     play(data, size);
