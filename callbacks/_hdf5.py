@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,11 +24,14 @@ from beamline.nexus.tree import (
     Group,
     Link,
     Tree,
+    Virtual,
 )
 from callbacks._ordered_file import OrderedFile
+from callbacks._virtual import fill_value, virtual_layout
 
 __all__ = ["ColumnData", "NexusFile", "set_attributes", "write_field"]
 
+_log = logging.getLogger(__name__)
 _TEXT = h5py.string_dtype()
 #: HDF5 1.10 reads it, and no checksum makes a header unreadable that was half written at a kill.
 _LIBVER = ("earliest", "v110")
@@ -141,6 +145,10 @@ class ColumnData:
             self._dataset.resize(rows, axis=0)
             self.rows = rows
 
+    def find_again(self, file: Any) -> None:
+        """Take the data set from a file that was opened anew."""
+        self._dataset = file[self.path]
+
     def read(self) -> Array:
         """Return all rows."""
         rows: Array = self._dataset[()]
@@ -167,10 +175,7 @@ class NexusFile:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         self._compression = compression
-        self._ordered = OrderedFile(self.part)
-        self._file: Any = h5py.File(
-            self._ordered, "w", libver=_LIBVER, rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=101
-        )
+        self._file: Any = self._open()
         self._links: dict[str, list[str]] = {}
         self._tasks: Mapping[type, Callable[[str, Any], None]] = {
             Group: self._add_group,
@@ -179,7 +184,14 @@ class NexusFile:
             ExternalLink: self._add_external_link,
             Grid: self._add_grid,
             GridAxis: self._add_grid_axis,
+            Virtual: self._add_virtual,
         }
+
+    def _open(self) -> Any:
+        self._ordered = OrderedFile(self.part)
+        return h5py.File(
+            self._ordered, "w", libver=_LIBVER, rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=101
+        )
 
     def add(
         self, tree: Tree, expected_rows: Callable[[str], int | None] = lambda _: None
@@ -224,9 +236,30 @@ class NexusFile:
     def _add_external_link(self, path: str, node: ExternalLink) -> None:
         # Relative, so that the folder with both files can be moved. HDF5 looks from the folder of
         # this file. No @target: validators follow it into this file.
-        here = os.path.realpath(self.path.parent)
-        relative = os.path.relpath(os.path.realpath(node.file), here)
-        self._file[path] = h5py.ExternalLink(relative, node.dataset)
+        self._file[path] = h5py.ExternalLink(self._relative(node.file), node.dataset)
+
+    def _relative(self, file: str) -> str:
+        return os.path.relpath(os.path.realpath(file), os.path.realpath(self.path.parent))
+
+    def _add_virtual(self, path: str, node: Virtual) -> None:
+        """Put a virtual data set in the place of links, if all of its sources are there."""
+        try:
+            layout, dtype = virtual_layout(node, self._relative)
+        except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as error:
+            _log.warning(
+                "%s: the frames of %s stay linked, no virtual data set can be made of them: %s.",
+                self.path, path, " ".join(str(error).split()).rstrip("."),
+            )  # fmt: skip
+            return
+        for place in (path, *node.places):
+            parent, _, name = place.rpartition("/")
+            if self._file[parent].get(name, getlink=True) is not None:
+                del self._file[place]
+        made = self._file.create_virtual_dataset(path, layout, fillvalue=fill_value(dtype))
+        set_attributes(made, node.attributes)
+        made.attrs["target"] = path
+        for place in node.places:
+            self._file[place] = made
 
     def _add_grid(self, path: str, node: Grid) -> None:
         shape = node.order.shape
@@ -352,17 +385,23 @@ class NexusFile:
             If that is not possible; ``.part`` then holds what was committed before.
         """
         try:
-            self._file.close()
-            self._ordered.close()
+            self._close()
         finally:
             self.abandon()
         self.part.replace(self.path)
         _sync_directory(self.path.parent)
 
+    def _close(self) -> None:
+        self._file.close()
+        self._ordered.close()
+
     def abandon(self) -> None:
         """Let go of the file; ``.part`` holds what was committed."""
         with contextlib.suppress(Exception):
             self._file.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._ordered.abandon()
 
 

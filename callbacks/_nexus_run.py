@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from beamline.core.errors import MissingError, StorageError
 from beamline.documents.consumers import DocumentError
@@ -19,11 +19,13 @@ from beamline.nexus.techniques import TechniquesTree
 from beamline.nexus.tree import Tree
 from callbacks._hdf5 import NexusFile
 from callbacks._nexus_rows import StreamRows
+from callbacks._swmr import SwmrNexusFile
 
-__all__ = ["NexusRun", "file_name"]
+__all__ = ["FrameMode", "NexusRun", "file_name"]
 
 _log = logging.getLogger(__name__)
 Document = Mapping[str, Any]
+FrameMode = Literal["link", "virtual"]
 
 
 def file_name(start: Document) -> str:
@@ -55,6 +57,10 @@ class NexusRun:
         Of the file; `file_name` by default.
     make_tree
         Makes what says which nodes the documents become.
+    frames
+        "link" or "virtual": how frames in other files are referred to when the run has ended.
+    swmr
+        Write in HDF5's SWMR mode.
 
     Raises
     ------
@@ -73,6 +79,8 @@ class NexusRun:
         on_closed: Callable[[NexusRun], None] = lambda _: None,
         name: str | None = None,
         make_tree: Callable[..., RunTree | TechniquesTree] = RunTree,
+        frames: FrameMode = "link",
+        swmr: bool = False,
     ) -> None:
         self.uid = str(start["uid"])
         self.path = directory / (name or file_name(start))
@@ -81,7 +89,7 @@ class NexusRun:
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._began = float(start["time"])
-        self._tree = make_tree(start, file_name=self.path.name)
+        self._tree = make_tree(start, file_name=self.path.name, virtual=frames == "virtual")
         self._streams: dict[str, StreamRows] = {}
         self._by_descriptor: dict[str, tuple[StreamRows, frozenset[str]]] = {}
         self._resources_seen: set[tuple[str, str]] = set()
@@ -89,7 +97,7 @@ class NexusRun:
         self._refused = 0
         self._open = True
         self._flushed = time.monotonic()
-        self._file = self._make_file(compression)
+        self._file = self._make_file(compression, swmr=swmr)
         self._handlers: dict[str, Callable[[Document], None]] = {
             "start": self._start,
             "descriptor": self._descriptor,
@@ -101,13 +109,15 @@ class NexusRun:
             "stop": self._stop,
         }
 
-    def _make_file(self, compression: int | None) -> NexusFile:
+    def _make_file(self, compression: int | None, *, swmr: bool) -> NexusFile:
         if self.path.exists():
             raise StorageError(
                 f"the file of run {self.uid[:8]} exists already, {self.path}: write it to another "
                 "directory, or move the old one away."
             )
         try:
+            if swmr:
+                return SwmrNexusFile(self.path)
             return NexusFile(self.path, compression=compression)
         except BlockingIOError:
             raise StorageError(

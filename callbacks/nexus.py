@@ -26,7 +26,7 @@ from beamline.core.errors import ConfigurationError, StorageError
 from beamline.documents.consumers import Consumer, ConsumerError
 from beamline.documents.router import PerRunRouter
 from beamline.nexus.scan import ScanArrays, ScanType
-from callbacks._nexus_run import NexusRun, file_name
+from callbacks._nexus_run import FrameMode, NexusRun, file_name
 from callbacks._scan_file import Mode, ScanFile
 
 __all__ = ["NeXusWriter", "file_name"]
@@ -65,6 +65,15 @@ class NeXusWriter:
         it grows. Only full chunks are compressed, each once.
     flush_interval
         Seconds until a row of a run is on disk, at most.
+    frames
+        "link": frames in other files are linked. "virtual": when a run has ended, a virtual data
+        set of the rows that its documents refer to takes the place of the links, if all of its
+        sources are there.
+    swmr
+        Write runs in HDF5's SWMR mode, in which a reader sees new rows through a handle that stays
+        open (``h5py.File(…, "r", swmr=True)``, ``dataset.refresh()``). It costs safety: a killed
+        file has to be cleared by ``h5clear -s``, and a full disk may spoil it. Not with
+        `compression`.
 
     Attributes
     ----------
@@ -94,6 +103,8 @@ class NeXusWriter:
         compression: int | None = None,
         *,
         flush_interval: float = 0.5,
+        frames: FrameMode = "link",
+        swmr: bool = False,
     ) -> None:
         if compression is not None and not (isinstance(compression, int) and 0 <= compression <= 9):
             raise ConfigurationError(
@@ -113,6 +124,15 @@ class NeXusWriter:
             self._scans = ScanFile(given, mode or "w", level)
             return
         self._compression = compression
+        if frames not in ("link", "virtual"):
+            raise ConfigurationError(f"frames must be 'link' or 'virtual', found {frames!r}.")
+        if swmr and compression is not None:
+            raise ConfigurationError(
+                "swmr and compression exclude each other: chunks that are compressed again and "
+                "again make such a file many times too large; leave one of them out."
+            )
+        self._frames = frames
+        self._swmr = swmr
         self._interval = float(flush_interval)
         self._check_directory()
         self._router = PerRunRouter([self._begin])
@@ -163,6 +183,8 @@ class NeXusWriter:
             flush_interval=self._interval,
             on_finished=self.files.append,
             on_closed=self._ticker.remove,
+            frames=self._frames,
+            swmr=self._swmr,
         )
         self._ticker.add(run)
         return [run]

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from beamline.nexus.builder import Builder, Stream
 from beamline.nexus.metadata import ENTRY, document
 from beamline.nexus.names import clean_text, nexus_name, unused_name
-from beamline.nexus.tree import ExternalLink
+from beamline.nexus.tree import Attribute, ExternalLink, FrameRange, Virtual
 
 __all__ = ["Frames"]
 
@@ -33,10 +33,26 @@ class _Expected:
         self.shown_as = shown_as
         self.resources: set[str] = set()
         self.referenced = 0
+        self.places: list[str] = []
+        self.ranges: list[FrameRange] = []
+
+    def refer_to(self, frames: FrameRange) -> None:
+        """Add rows; those that follow the ones before are merged with them."""
+        last = self.ranges[-1] if self.ranges else None
+        same = last is not None and (last.file, last.dataset) == (frames.file, frames.dataset)
+        if last is not None and same and last.stop == frames.start:
+            frames = FrameRange(last.file, last.dataset, last.start, frames.stop)
+            self.ranges.pop()
+        self.ranges.append(frames)
 
 
 class Frames:
     """Links to the frames of a run.
+
+    Parameters
+    ----------
+    virtual
+        At the end, put one virtual dataset in the place of the links of each data key.
 
     Attributes
     ----------
@@ -46,8 +62,9 @@ class Frames:
         The first link of each data key.
     """
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: Builder, *, virtual: bool = False) -> None:
         self._builder = builder
+        self._virtual = virtual
         self._expected: dict[str, _Expected] = {}
         self._resources: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.files: list[str] = []
@@ -101,7 +118,12 @@ class Frames:
         link = ExternalLink(*located)
         self.files.append(link.file)
         self.links.setdefault(key, link)
-        builder.add(builder.free(expected.detector, "data"), link)
+        where = builder.free(expected.detector, "data")
+        builder.add(where, link)
+        expected.places.append(where)
+        if name == "resource":
+            # Classic datums say nothing of rows here: all that the file holds.
+            expected.refer_to(FrameRange(link.file, link.dataset))
         if expected.plot and expected.plot not in builder.tree:
             self._show(expected, link, doc)
 
@@ -114,6 +136,7 @@ class Frames:
         builder.group(expected.plot, "NXdata", signal=name, axes=["."] * rank)
         builder.field(f"{expected.plot}/title", builder.title)
         builder.add(f"{expected.plot}/{name}", link)
+        expected.places.append(f"{expected.plot}/{name}")
         if expected.plot == f"{ENTRY}/data":
             builder.group(ENTRY, "NXentry", default="data")
 
@@ -121,8 +144,14 @@ class Frames:
         """Count the frames that a `stream_datum` document refers to."""
         _, resource = self._resources.get(doc["stream_resource"], ("", {}))
         expected = self._expected.get(str(resource.get("data_key")))
-        if expected is not None:
-            expected.referenced += doc["indices"]["stop"] - doc["indices"]["start"]
+        if expected is None:
+            return
+        first, last = int(doc["indices"]["start"]), int(doc["indices"]["stop"])
+        expected.referenced += last - first
+        located = _stream_location(resource)
+        if located is not None:
+            each = _frames_per_datum(expected.stream.keys[expected.key].shape, resource)
+            expected.refer_to(FrameRange(*located, first * each, last * each))
 
     def close(self, rows: Mapping[str, int]) -> None:
         """Record how many frames were referred to; warn if events are without one.
@@ -134,6 +163,8 @@ class Frames:
         """
         for key, expected in self._expected.items():
             stream = expected.stream
+            if self._virtual and expected.ranges:
+                self._unite(expected)
             if stream.keys[key].external != "stream":
                 continue
             self._builder.field(
@@ -146,6 +177,22 @@ class Frames:
                     self._builder.start["uid"], rows[stream.name], stream.name,
                     expected.referenced, key,
                 )  # fmt: skip
+
+    def _unite(self, expected: _Expected) -> None:
+        units = expected.stream.keys[expected.key].units
+        attributes: dict[str, Attribute] = {} if units is None else {"units": clean_text(units)}
+        where, *others = expected.places
+        # Further files of the key keep links of their own.
+        kept = tuple(place for place in others if not place.startswith(f"{expected.detector}/"))
+        self._builder.add(where, Virtual(tuple(expected.ranges), kept, attributes))
+
+
+def _frames_per_datum(shape: tuple[int, ...] | None, resource: Mapping[str, Any]) -> int:
+    """Rows of the file for each datum: one, or the frames that an event of several has."""
+    chunk = (resource.get("parameters") or {}).get("chunk_shape")
+    rank = len(chunk) if isinstance(chunk, list | tuple) else 3
+    several = shape is not None and len(shape) == rank > 2
+    return shape[0] if several and shape is not None else 1
 
 
 def _stream_location(doc: Mapping[str, Any]) -> tuple[str, str] | None:

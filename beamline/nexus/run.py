@@ -47,6 +47,8 @@ class RunTree:
         The start document.
     file_name
         Name of the file, which it states about itself.
+    virtual
+        Put virtual datasets in the place of links to frames when the run has ended.
 
     Attributes
     ----------
@@ -58,7 +60,9 @@ class RunTree:
         What is known about frames in other files.
     """
 
-    def __init__(self, start: Mapping[str, Any], *, file_name: str = "") -> None:
+    def __init__(
+        self, start: Mapping[str, Any], *, file_name: str = "", virtual: bool = False
+    ) -> None:
         self._options = Options.of(start)
         self._file_name = file_name
         self._builder = Builder(start, self._options)
@@ -67,7 +71,7 @@ class RunTree:
         self._claim: Claim | None = None
         self._waiting: list[Stream] = []
         self.streams: dict[str, Stream] = {}
-        self.frames = Frames(self._builder)
+        self.frames = Frames(self._builder, virtual=virtual)
 
     @property
     def builder(self) -> Builder:

@@ -48,10 +48,14 @@ class TechniquesTree:
         the ``/entry`` of any other NeXus file, which for a small-angle run is a valid NXsas.
     file_name
         Name of the file, which it states about itself.
+    virtual
+        As for `beamline.nexus.run.RunTree`; without ``techniques`` only.
     """
 
-    def __init__(self, start: Mapping[str, Any], *, file_name: str = "") -> None:
-        self._run = RunTree(start, file_name=file_name)
+    def __init__(
+        self, start: Mapping[str, Any], *, file_name: str = "", virtual: bool = False
+    ) -> None:
+        self._run = RunTree(start, file_name=file_name, virtual=virtual)
         self._start_doc = start
         self._file_name = file_name
         self._techniques = _techniques(start)

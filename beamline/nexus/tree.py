@@ -21,12 +21,14 @@ __all__ = [
     "ExternalLink",
     "Feed",
     "Field",
+    "FrameRange",
     "Grid",
     "GridAxis",
     "Group",
     "Link",
     "Node",
     "Tree",
+    "Virtual",
 ]
 
 #: Text, a number, or a list of either.
@@ -65,6 +67,33 @@ class ExternalLink:
 
     file: str
     dataset: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRange:
+    """Rows `start` to `stop` (None: all) of a dataset of another file."""
+
+    file: str
+    dataset: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Virtual:
+    """One dataset made of rows of others, in the place of links to them.
+
+    Attributes
+    ----------
+    sources
+        In the order of the rows.
+    places
+        Further paths that lead to it.
+    """
+
+    sources: tuple[FrameRange, ...]
+    places: tuple[str, ...] = ()
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +170,7 @@ class GridAxis:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
-Node = Group | Field | Link | ExternalLink | Column | Grid | GridAxis
+Node = Group | Field | Link | ExternalLink | Virtual | Column | Grid | GridAxis
 
 #: Absolute path → node, in the order of writing.
 Tree = dict[str, Node]

@@ -128,6 +128,45 @@ def test_another_process_sees_rows_while_the_run_goes_on(tmp_path: Path):
     assert seen.split() == ["40", "b'success'"], errors
 
 
+FOLLOWER = """
+    import h5py, sys
+    with h5py.File({path!r}, "r", libver="latest", swmr=True) as file:
+        data = file["entry/data/i0"]
+        for _ in sys.stdin:
+            data.refresh()
+            print(len(data), data[-1], flush=True)
+"""
+
+
+def test_a_reader_follows_in_swmr_mode_through_one_handle(tmp_path: Path):
+    writer = NeXusWriter(tmp_path, flush_interval=1e-4, swmr=True)
+    documents = list(line_run(3000))
+    feed(writer, documents[:12])
+    (part,) = tmp_path.glob("*.part")
+    follower = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(FOLLOWER).format(path=str(part))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert follower.stdin is not None
+    assert follower.stdout is not None
+    rows = []
+    try:
+        for first, last in ((12, 12), (12, 200), (200, 1500), (1500, 3002), (3002, 3003)):
+            feed(writer, documents[first:last])
+            time.sleep(0.2)
+            follower.stdin.write("look\n")
+            follower.stdin.flush()
+            if last < 3003:
+                rows.append(int(follower.stdout.readline().split()[0]))
+    finally:
+        follower.stdin.close()
+        follower.stdout.close()
+        follower.wait(30)
+    assert rows == [10, 198, 1498, 3000]
+    with h5py.File(writer.files[0]) as file:
+        assert len(file["entry/data/i0"]) == 3000
+
+
 FULL_DISK = """
     import resource, signal, sys
     sys.path.insert(0, {tests!r})

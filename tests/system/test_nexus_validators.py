@@ -71,6 +71,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         feed(writer, documents)
         (made[kind],) = writer.files
     saxs = stills_run(frames, configuration=detector_configuration())
+    writer = NeXusWriter(directory / "virtual", frames="virtual")
+    feed(writer, stills_run(frames, configuration=detector_configuration()))
+    (made["virtual"],) = writer.files
     (made["exported"],) = export(saxs, directory / "exported")["stream_data"]
     return made
 
@@ -113,6 +116,7 @@ def test_other_scans_are_made_of_valid_base_classes(
         ("powder_without_theta", "NXmonopd"),
         ("saxs", "NXsas"),
         ("exported", "NXsas"),
+        ("virtual", "NXsas"),
     ],
 )
 def test_diffraction_and_small_angle_scattering_follow_their_definitions(

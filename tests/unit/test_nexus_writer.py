@@ -112,6 +112,77 @@ def test_frames_are_linked_relatively(tmp_path: Path, frames: Path):
         assert file["entry/data/ad1_image"][5, 7, 11] == 6 * 8 * 12 - 1
 
 
+def two_files_run(frames: Path, *, rows: tuple[int, ...] = (3, 3)) -> list[Document]:
+    """A run whose detector has begun a second file, ``other.h5``, after three frames."""
+    documents = list(stills_run(frames))
+    second = dict(documents[2][1], uid="second", uri=f"file://localhost{frames.parent}/other.h5")
+    resource = documents[2][1]["uid"]
+    made: list[Document] = []
+    seen = 0
+    for name, doc in documents:
+        if name == "stream_datum":
+            if seen == rows[0]:
+                made.append(("stream_resource", second))
+            first = seen if seen < rows[0] else seen - rows[0]
+            uid = resource if seen < rows[0] else "second"
+            indices = {"start": first, "stop": first + 1}
+            doc = {**doc, "stream_resource": uid, "uid": f"{uid}/{first}", "indices": indices}
+            seen += 1
+        made.append((name, doc))
+    return made
+
+
+def test_frames_of_several_files_can_be_one_virtual_dataset(
+    tmp_path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with h5py.File(frames.with_name("other.h5"), "w") as file:
+        file["/entry/data/data"] = 7000 + np.arange(4 * 8 * 12, dtype="<u2").reshape(4, 8, 12)
+    path = write(tmp_path / "nexus", two_files_run(frames), frames="virtual")
+    moved = tmp_path.with_name(f"{tmp_path.name}_moved")
+    shutil.copytree(tmp_path, moved)
+    shutil.rmtree(tmp_path / "frames")
+    monkeypatch.chdir("/")
+    with h5py.File(moved / "nexus" / path.name) as file:
+        data = file["entry/instrument/ad1_image/data"]
+        assert data.is_virtual
+        assert [source.file_name for source in data.virtual_sources()] == [
+            "../frames/ad1_0001.h5",
+            "../frames/other.h5",
+        ]
+        assert data.shape == (6, 8, 12)
+        assert data[2, 7, 11] == 3 * 96 - 1
+        assert data[3, 0, 0] == 7000
+        assert data.attrs["units"] == "counts"
+        assert data.attrs["target"] == "/entry/instrument/ad1_image/data"
+        assert file["entry/data/ad1_image"] == data
+    with h5py.File(path) as file:
+        # Nobody takes what is not there for dark frames.
+        assert file["entry/data/ad1_image"].fillvalue == 65535
+
+
+@pytest.mark.parametrize("what", ["missing", "short", "another shape"])
+def test_frames_that_are_not_all_there_stay_linked(
+    tmp_path: Path, frames: Path, caplog: pytest.LogCaptureFixture, what: str
+):
+    shape = {"short": (2, 8, 12), "another shape": (4, 8, 10)}.get(what)
+    if shape is not None:
+        with h5py.File(frames.with_name("other.h5"), "w") as file:
+            file["/entry/data/data"] = np.zeros(shape, "<u2")
+    path = write(tmp_path / "nexus", two_files_run(frames), frames="virtual")
+    assert "stay linked, no virtual data set can be made of them" in caplog.text
+    with h5py.File(path) as file:
+        link = file["entry/instrument/ad1_image"].get("data", getlink=True)
+        assert link.filename == "../frames/ad1_0001.h5"
+        assert file["entry/data/ad1_image"].shape == (6, 8, 12)
+
+
+def test_several_frames_per_event_are_counted_in_a_virtual_dataset(tmp_path: Path, frames: Path):
+    documents = list(stills_run(frames, 2))
+    documents[1][1]["data_keys"]["ad1_image"]["shape"] = [3, 8, 12]
+    with h5py.File(write(tmp_path / "nexus", documents, frames="virtual")) as file:
+        assert file["entry/instrument/ad1_image/data"].shape == (6, 8, 12)
+
+
 def test_strings_arrays_and_surprises_lose_nothing(tmp_path: Path):
     run = Run(plan_name="count", detectors=["d"])
     keys = {
@@ -321,11 +392,34 @@ def test_pages_and_events_give_the_same_file(tmp_path: Path, size: int):
     assert compare_files(events, pages) == []
 
 
-@pytest.mark.parametrize("options", [{"compression": 1}, {"flush_interval": 1e-9}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": 1},
+        {"flush_interval": 1e-9},
+        {"swmr": True},
+        {"swmr": True, "flush_interval": 1e-9},
+    ],
+)
 def test_compression_and_flushing_do_not_change_the_data(tmp_path: Path, options: dict[str, Any]):
     documents = list(mesh_run((30, 12)))
     plain = write(tmp_path / "plain", documents)
     assert compare_files(plain, write(tmp_path / "other", documents, **options)) == []
+
+
+@pytest.mark.parametrize("flush_interval", [1e-9, 60.0])
+def test_late_descriptors_and_surprises_can_be_written_in_swmr_mode(
+    tmp_path: Path, flush_interval: float
+):
+    run = Run(plan_name="count", detectors=["d"])
+    text = {"source": "x", "dtype": "string", "shape": []}
+    documents = [run.begin(), run.describe("primary", {"d": {"a": number(), "t": text}})]
+    documents += [run.event("primary", {"a": float(i), "t": f"{i}"}) for i in range(3)]
+    documents += [run.describe("late", {"e": {"b": number()}}), run.event("late", {"b": 5.0})]
+    documents += [run.event("primary", {"a": "off", "t": "end"}), run.stop()]
+    plain = write(tmp_path / "plain", documents)
+    swmr = write(tmp_path / "swmr", documents, swmr=True, flush_interval=flush_interval)
+    assert compare_files(plain, swmr) == []
 
 
 def test_compression_flushed_in_small_steps_is_not_bloated(tmp_path: Path):
@@ -478,7 +572,11 @@ def test_a_directory_that_cannot_be_written_is_refused_at_once(tmp_path: Path):
         NeXusWriter(tmp_path / "file" / "nexus")
 
 
-@pytest.mark.parametrize("options", [{"compression": 10}, {"flush_interval": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"compression": 10}, {"flush_interval": 0}, {"frames": "copy"},
+     {"swmr": True, "compression": 1}],
+)  # fmt: skip
 def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any]):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         NeXusWriter(tmp_path, **options)
