@@ -55,9 +55,8 @@ VALUE_CHANGED = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG
 ALARM_CHANGED = SubscriptionType.DBE_ALARM
 PROPERTY_CHANGED = SubscriptionType.DBE_PROPERTY
 
-#: A type's number is that of its native type and a multiple of this: status, time, graphics.
+#: A type's number is that of its native type and a multiple of this: alone, with status, with time.
 _TYPES = 7
-_FIRST_GRAPHIC = 3 * _TYPES
 _EPICS_EPOCH = 631152000
 
 #: What a put handler returns: None when the put is finished, or a future that ends when it is.
@@ -274,26 +273,29 @@ class Field:
 
     def payload(self, data_type: Any) -> tuple[bytes, int]:
         """Return the present value as the payload of a message, and the number of values."""
-        layouts = SCALARS.get(self.data_type)
-        kind, native = divmod(data_type, _TYPES)
-        if layouts is not None and native == self.data_type and data_type < _FIRST_GRAPHIC:
-            value = self._data["value"]
-            if kind == 0:
-                return layouts[0].pack(value), 1
-            alarm = self.alarm._data  # noqa: SLF001  (its properties make enumerations)
-            if kind == 1:
-                return layouts[1].pack(alarm["status"], alarm["severity"], value), 1
-            seconds, nanoseconds = divmod(round(self.stamp.time * 1e9), 1_000_000_000)
-            return (
-                layouts[2].pack(
-                    alarm["status"], alarm["severity"],
-                    max(seconds - _EPICS_EPOCH, 0), nanoseconds, value,
-                ),
-                1,
-            )  # fmt: skip
+        number = self.number_payload(data_type)
+        if number is not None:
+            return number, 1
         metadata, values = self._encode(data_type)
         count = self.calculate_length(values)
         return as_bytes(metadata, values, ChannelType(data_type), count), count
+
+    def number_payload(self, data_type: int) -> bytes | None:
+        """Return the payload if this is a number and is asked for as one of its own type."""
+        layouts = SCALARS.get(self.data_type)
+        kind, native = divmod(data_type, _TYPES)
+        if layouts is None or native != self.data_type or kind > 2:
+            return None
+        value = self._data["value"]
+        if kind == 0:
+            return layouts[0].pack(value)
+        alarm = self.alarm._data  # noqa: SLF001  (its properties make enumerations)
+        if kind == 1:
+            return layouts[1].pack(alarm["status"], alarm["severity"], value)
+        seconds, nanoseconds = divmod(round(self.stamp.time * 1e9), 1_000_000_000)
+        return layouts[2].pack(
+            alarm["status"], alarm["severity"], max(seconds - _EPICS_EPOCH, 0), nanoseconds, value
+        )
 
     @property
     def epics_timestamp(self) -> TimeStamp:

@@ -30,8 +30,6 @@ _CHUNK = 65536
 _LONGEST_MESSAGE = 1 << 24
 #: Protocol version since which a get of 0 values asks for all there are.
 _COUNTS_MAY_BE_ZERO = 13
-#: Values alone, with status, with status and time.
-_LAST_PLAIN_TYPE = ca.ChannelType.TIME_DOUBLE
 
 
 class _AlwaysSet:
@@ -65,7 +63,7 @@ class Circuit(_VirtualCircuit):
             self.circuit.address[0], self.circuit.our_address[0]
         )
         self._denial_logged = False
-        #: Fields that a get needs no more than the number of the channel for.
+        #: The numbers among the fields, by the number of their channel.
         self._plain: dict[int, Field | None] = {}
 
     async def run(self) -> None:
@@ -130,10 +128,8 @@ class Circuit(_VirtualCircuit):
         if sid not in self._plain:
             self._plain[sid] = self._plain_field(sid)
         field = self._plain[sid]
-        if field is None or count > 1 or data_type > _LAST_PLAIN_TYPE:
-            return None
-        payload, count = field.payload(data_type)
-        return read_notify_response(data_type, count, ioid, payload)
+        payload = field.number_payload(data_type) if field is not None and count <= 1 else None
+        return None if payload is None else read_notify_response(data_type, 1, ioid, payload)
 
     def _plain_field(self, sid: int) -> Field | None:
         channel = self.circuit.channels_sid.get(sid)

@@ -214,6 +214,20 @@ async def test_requests_may_be_cut_anywhere():
 
 
 @in_loop
+async def test_every_number_is_also_given_as_text():
+    async with served(
+        a=Double(value=1.25, precision=1), b=Enum(value=0, enum_strings=("No", "Yes"))
+    ) as it:
+        client = Client(it)
+        a, b = await client.open("a", "b")
+        for data_type in (ca.ChannelType.STRING, ca.ChannelType.TIME_STRING, ca.ChannelType.LONG):
+            client.send(a.read(data_type=data_type), b.read(data_type=data_type))
+        await client.until(lambda: len([c for c in client.seen if hasattr(c, "ioid")]) >= 6)
+        data = [bytes(c.data[0]) if c.data_type % 7 == 0 else c.data[0] for c in client.seen[-6:]]
+        assert data == [b"1.2", b"No", b"1.2", b"No", 1, 0]
+
+
+@in_loop
 async def test_events_that_were_off_come_when_they_are_on_again():
     field = Double(value=0.0)
     async with served(a=field) as context:
