@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from beamline.core.errors import ConfigurationError
 from beamline.core.units import ELECTRON_MASS_TERM
 from ioc.samples.absorption import core_width, energy_grid, resolution, split_absorption
 from ioc.samples.exafs import Shell, broadened_step, chi
+from ioc.samples.grains import grain_map
 from ioc.samples.lattice import Lattice
 from ioc.samples.table import SampleTable, SampleTruth
 
@@ -47,6 +48,7 @@ class BuiltinSample:
     s02: float = 0.9
     width_um: float = 2000.0
     height_um: float = 1500.0
+    grains: int = 0  # of a sample that is not the same everywhere
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -157,6 +159,20 @@ BUILTIN: dict[str, BuiltinSample] = {
 }
 
 
+#: The same mineral as grains of different thickness, with holes between them.
+BUILTIN["Fe2O3-grains"] = replace(
+    BUILTIN["Fe2O3"], x_um=-150.0, y_um=180.0, width_um=1200.0, height_um=900.0, grains=40
+)
+_MAP_PIXEL_UM, _MAP_SEED = 25.0, 7
+
+
+def _thickness(sample: BuiltinSample) -> npt.NDArray[np.uint16] | None:
+    if sample.grains == 0:
+        return None
+    shape = (round(sample.height_um / _MAP_PIXEL_UM), round(sample.width_um / _MAP_PIXEL_UM))
+    return grain_map(shape, sample.grains, _MAP_SEED)
+
+
 def metal_of(element: str, edge: str) -> BuiltinSample | None:
     """Find the built-in foil of a pure element with the given edge, if there is one."""
     for sample in BUILTIN.values():
@@ -248,4 +264,6 @@ def builtin_table(name: str, thickness_um: float | None = None) -> SampleTable:
         shells=sample.shells,
         notes=notes,
     )
-    return SampleTable(truth, energy, total * thickness, edge * thickness, reference)
+    return SampleTable(
+        truth, energy, total * thickness, edge * thickness, reference, _thickness(sample)
+    )

@@ -1,11 +1,13 @@
 """Sample tables: the text files from which the device server knows its samples.
 
 Header lines ``# key: value``, then rows of four numbers: energy (eV, increasing), and µt of the
-whole sample, of its absorbing edge alone, and of the reference foil (dimensionless).
+whole sample, of its absorbing edge alone, and of the reference foil (dimensionless). A sample that
+is not the same everywhere has a map beside the table, a PGM file that the header names.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
@@ -78,13 +80,18 @@ class SampleTruth:
 
 @dataclass(frozen=True, eq=False)
 class SampleTable:
-    """A sample's truth and its absorption: float64 arrays of one length, see the module."""
+    """A sample's truth and its absorption: float64 arrays of one length, see the module.
+
+    `thickness` is the map: uint16, rows along y and columns along x of the stage, its greatest
+    value meaning full thickness; None for a sample that is the same everywhere.
+    """
 
     truth: SampleTruth
     energy: Array
     total: Array
     fluorescence: Array
     reference: Array
+    thickness: npt.NDArray[np.uint16] | None = None
 
 
 #: Header key of each number of the truth.
@@ -112,38 +119,73 @@ def save_table(table: SampleTable, directory: Path) -> Path:
     ConfigurationError
         If the directory cannot be written.
     """
-    content = _format(table)
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", table.truth.name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{stem}.table"
-        number = 1
-        while path.exists():
-            if path.read_text(encoding="ascii", errors="replace") == content:
-                return path
-            number += 1
-            path = directory / f"{stem}-{number}.table"
-        with tempfile.NamedTemporaryFile(
-            "w", dir=directory, suffix=".part", delete=False, encoding="ascii"
-        ) as file:
-            file.write(content)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        for number in itertools.count(1):
+            files = _files(table, directory / (stem if number == 1 else f"{stem}-{number}"))
+            taken = [path for path in files if path.exists()]
+            if not taken:
+                for path, text in files.items():
+                    _write(path, text)
+            if not taken or all(_holds(path, text) for path, text in files.items()):
+                return list(files)[-1]
     except OSError as error:
         raise ConfigurationError(
             f"cannot write the sample table of {table.truth.name!r} into {directory}: "
             f"{error.strerror or error}; choose a directory that can be written."
         ) from None
-    return path
+    raise AssertionError  # unreachable: some number is free
 
 
-def _format(table: SampleTable) -> str:
+def _files(table: SampleTable, path: Path) -> dict[Path, str]:
+    """Contents of a table's files, `path` being without suffix; the table itself is the last."""
+    text = path.with_name(f"{path.name}.table")
+    if table.thickness is None:
+        return {text: _format(table, None)}
+    image = path.with_name(f"{path.name}.pgm")
+    return {image: _format_map(table.thickness), text: _format(table, image.name)}
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="ascii", errors="replace") == text
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".part", delete=False, encoding="ascii"
+    ) as file:
+        file.write(text)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
+
+
+def _format_map(thickness: npt.NDArray[np.uint16]) -> str:
+    ny, nx = thickness.shape
+    rows = "\n".join(" ".join(map(str, row)) for row in thickness.tolist())
+    return f"P2\n{nx} {ny}\n{max(int(thickness.max()), 1)}\n{rows}\n"
+
+
+def _read_map(path: Path) -> npt.NDArray[np.uint16]:
+    try:
+        kind, *words = path.read_text(encoding="ascii").split()
+        nx, ny, full, *pixels = (int(word) for word in words)
+        if kind != "P2" or not 1 <= full <= 65535 or not 0 <= min(pixels) <= max(pixels) <= full:
+            raise ValueError("it is not a plain PGM file")
+        return np.array(pixels, dtype=np.uint16).reshape(ny, nx)
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"the sample map {path} cannot be read: {error}.") from None
+
+
+def _format(table: SampleTable, thickness_file: str | None) -> str:
     truth = table.truth
     lines = [f"# {key}: {_ascii(getattr(truth, key))}" for key in _TEXTS]
     for key, name in _NUMBERS.items():
         value = getattr(truth, name)
         if value is not None:
             lines.append(f"# {key}: {value:.10g}")
+    if thickness_file is not None:
+        lines.append(f"# map: {thickness_file}")
     lines += [f"# {key}: {_ascii(text)}" for key, text in truth.notes.items()]
     lines += [
         f"# shell: {s.element} {s.number:g} {s.distance:.6g} {s.sigma2:.6g}" for s in truth.shells
@@ -196,6 +238,7 @@ def read_table(path: str | os.PathLike[str]) -> SampleTable:
                 header[key.strip()] = value.strip()
         except (ValueError, IndexError, TypeError) as error:
             raise FileFormatError(f"line {number} of the sample table {path}: {error}.") from None
+    thickness = _read_map(Path(path).parent / header.pop("map")) if "map" in header else None
     try:
         texts: dict[str, Any] = {key: header.pop(key) for key in _TEXTS}
         numbers: dict[str, Any] = {
@@ -213,4 +256,4 @@ def read_table(path: str | os.PathLike[str]) -> SampleTable:
     if len(rows) < 2:
         raise FileFormatError(f"the sample table {path} has no rows.")
     energy, total, fluorescence, reference = np.array(rows, dtype=np.float64).T
-    return SampleTable(truth, energy, total, fluorescence, reference)
+    return SampleTable(truth, energy, total, fluorescence, reference, thickness)

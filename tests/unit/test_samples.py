@@ -19,7 +19,7 @@ from ioc.samples.xdi import read_xdi
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MEASURED = ("Cu_Foil_rt_2016Foils.xdi", "cu_metal_rt.xdi")
-E0 = {"Cu": 8979.0, "Fe": 7112.0, "Fe2O3": 7124.0, "Au": 11919.0}
+E0 = {"Cu": 8979.0, "Fe": 7112.0, "Fe2O3": 7124.0, "Fe2O3-grains": 7124.0, "Au": 11919.0}
 processor = XAFSProcessor()
 
 
@@ -119,6 +119,30 @@ def test_equal_tables_share_a_file_and_others_get_a_number(tmp_path):
     second = write_table("Cu", tmp_path, thickness_um=3.0)
     assert second != first
     assert sorted(tmp_path.iterdir()) == sorted([first, second])
+
+
+def test_a_map_stands_beside_its_table(tmp_path):
+    table = make_table("Fe2O3-grains")
+    assert table.thickness.shape == (36, 48)
+    assert table.thickness.max() == 255
+    assert (table.thickness == 0).mean() > 0.1
+    assert len(np.unique(table.thickness)) > 10
+    path = write_table("Fe2O3-grains", tmp_path)
+    again = read_table(path)
+    assert (again.thickness == table.thickness).all()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "Fe2O3-grains.pgm", "Fe2O3-grains.table",
+    ]  # fmt: skip
+    assert "# map: Fe2O3-grains.pgm\n" in path.read_text()
+    assert write_table("Fe2O3-grains", tmp_path) == path
+    # A map that somebody has changed is not taken for ours.
+    path.with_suffix(".pgm").write_text("P2\n1 1\n1\n1\n")
+    second = write_table("Fe2O3-grains", tmp_path)
+    assert second.name == "Fe2O3-grains-2.table"
+    assert (read_table(second).thickness == table.thickness).all()
+    path.with_suffix(".pgm").write_text("P2\n2 2\n1\n1\n")
+    with pytest.raises(FileFormatError, match=r"Fe2O3-grains\.pgm"):
+        read_table(path)
 
 
 def test_a_directory_that_cannot_be_written(tmp_path):

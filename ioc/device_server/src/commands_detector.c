@@ -33,13 +33,27 @@ static reply do_frames(struct request *request)
     return "OK:FRAMES";
 }
 
-/* AD1:<frame> or AD1:<frame>:ALL. */
-static reply write_spots(struct request *request)
+/* MAP:<sample>, by its number. */
+static reply write_map(struct request *request, const char *number_text)
+{
+    const struct sim *sim = request->sim;
+    unsigned long long number;
+    if (number_text == NULL || !parse_unsigned(number_text, &number)
+        || number >= (unsigned long long)sim->sample_count
+        || !truth_write_map(&sim->samples[number], request->session->out))
+        return reply_invalid_value;
+    return NULL;
+}
+
+/* MAP:<sample>, AD1:<frame> or AD1:<frame>:ALL. */
+static reply write_part(struct request *request)
 {
     char *target = request->target, *number_text = strchr(target, ':');
     unsigned long long number;
     if (number_text != NULL)
         *number_text++ = '\0';
+    if (strcmp(target, "MAP") == 0)
+        return write_map(request, number_text);
     if (strcmp(target, "AD1") != 0)
         return reply_unknown_pv;
     char *extent = number_text == NULL ? NULL : strchr(number_text, ':');
@@ -61,7 +75,7 @@ static reply do_truth(struct request *request)
     if (request->target == NULL) {
         truth_write(request->sim, out);
     } else {
-        reply wrong = write_spots(request);
+        reply wrong = write_part(request);
         if (wrong != NULL) {
             buffer_truncate(out, before);
             return wrong;

@@ -34,6 +34,24 @@ double sample_overlap(const struct config *config, const struct conditions *now)
            * slab_overlap(now->y - s->y_um, s->height_um, config->beam_fwhm_y_um);
 }
 
+/* What the sample makes of the beam at an absorption of `mut`, were it to face the beam. */
+static struct passage pass_sample(const struct config *config, const struct conditions *now,
+                                  double mut)
+{
+    const struct sample *s = now->sample;
+    double across = tilt(now);
+    if (s->map.pixel == NULL) {
+        double hit = sample_overlap(config, now), through = exp(-mut / across);
+        return (struct passage){1.0 - hit + hit * through, hit * (1.0 - through), hit * through};
+    }
+    const struct map_view view = {
+        .x = now->x - s->x_um, .y = now->y - s->y_um,
+        .fwhm_x = config->beam_fwhm_x_um, .fwhm_y = config->beam_fwhm_y_um,
+        .width = s->width_um * across, .height = s->height_um,
+    };
+    return sample_map_pass(&s->map, &view, mut / across);
+}
+
 /* Diffracted part of the beam at the arm's angle: a Gaussian line per reflection that the energy
  * can reach, on a flat background. */
 static double diffraction(const struct config *config, const struct conditions *now)
@@ -59,21 +77,18 @@ double response(const struct config *config, const struct conditions *now,
     double incident = config->flux_counts_per_s * now->current / config->ring_max_mA
                       * flux_curve(config, now->energy) * now->open * now->attenuation;
     struct sample_row mu = sample_absorption(now->sample, now->energy);
-    double hit = sample_overlap(config, now);
-    double thicker = 1.0 / tilt(now);
-    double through = exp(-mu.total * thicker);
-    double transmitted = incident * (1.0 - hit + hit * through);
+    struct passage passage = pass_sample(config, now, mu.total);
+    double transmitted = incident * passage.onward;
     /* Of what the sample absorbs, the edge takes the share that it has in the absorption. */
     double share = mu.total > 0.0 ? fmin(mu.fluorescence / mu.total, 1.0) : 0.0;
-    double absorbed = share * (1.0 - through);
     rate[CHANNEL_I0] = config->dark_per_s + incident;
     rate[CHANNEL_IT] = config->dark_per_s + transmitted;
     rate[CHANNEL_IR] = config->dark_per_s + transmitted * exp(-mu.reference);
     rate[CHANNEL_IF] =
-        config->pulse_dark_per_s + incident * hit * absorbed * config->fluorescence_yield;
+        config->pulse_dark_per_s + incident * share * passage.absorbed * config->fluorescence_yield;
     rate[CHANNEL_XRD] =
         config->pulse_dark_per_s
-        + (incident > 0.0 ? incident * hit * through * diffraction(config, now) : 0.0);
+        + (incident > 0.0 ? incident * passage.scattered * diffraction(config, now) : 0.0);
     return incident;
 }
 

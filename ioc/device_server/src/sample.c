@@ -18,6 +18,7 @@ void sample_free(struct sample *sample)
         free(sample->header[i].value);
     }
     free(sample->header);
+    sample_map_free(&sample->map);
     free(sample->rows);
     free(sample->reflections);
     free(sample->name);
@@ -165,6 +166,23 @@ static const char *read_lines(struct sample *sample, FILE *file, int *number)
     return why;
 }
 
+/* The map that the header names, if it names one. */
+static bool load_map(struct sample *sample, const char *path, char message[MESSAGE_MAX])
+{
+    char why[MESSAGE_MAX];
+    for (size_t i = 0; i < sample->header_count; i++) {
+        if (strcmp(sample->header[i].key, "map") != 0)
+            continue;
+        if (sample->map.file != NULL)
+            snprintf(why, sizeof why, "it names more than one map");
+        else if (sample_map_load(&sample->map, sample->header[i].value, path, why))
+            continue;
+        snprintf(message, MESSAGE_MAX, "the sample table %.150s is wrong: %.300s.", path, why);
+        return false;
+    }
+    return true;
+}
+
 bool sample_load(struct sample *sample, const char *path, char message[MESSAGE_MAX])
 {
     *sample = (struct sample){.width_um = 1e4, .height_um = 1e4};
@@ -183,7 +201,7 @@ bool sample_load(struct sample *sample, const char *path, char message[MESSAGE_M
     } else if (sample->name == NULL || sample->row_count < 2) {
         snprintf(message, MESSAGE_MAX, "the sample table %.200s has no %s.", path,
                  sample->name == NULL ? "'# name:' line" : "two rows of absorption");
-    } else {
+    } else if (load_map(sample, path, message)) {
         double strongest = 0.0;
         for (size_t i = 0; i < sample->reflection_count; i++)
             strongest = fmax(strongest, sample->reflections[i].intensity);

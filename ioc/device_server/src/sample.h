@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 #include "config.h"
+#include "sample_map.h"
 
 struct reflection_line {
     int h, k, l;
@@ -30,6 +31,7 @@ struct sample {
     char *name;
     double x_um, y_um;          /* motor position with the beam on the middle of the sample */
     double width_um, height_um;
+    struct sample_map map;
     struct sample_row *rows;
     size_t row_count;
     struct reflection_line *reflections;

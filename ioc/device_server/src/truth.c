@@ -65,7 +65,7 @@ static void write_header_key(struct buffer *out, const struct sample *sample, si
 
 static bool is_own_key(const char *key)
 {
-    static const char *const keys[] = {"name", "x_um", "y_um", "width_um", "height_um",
+    static const char *const keys[] = {"name", "x_um", "y_um", "width_um", "height_um", "map",
                                        "reflection", "reflections"};
     for (size_t i = 0; i < COUNT(keys); i++)
         if (strcmp(key, keys[i]) == 0)
@@ -90,6 +90,11 @@ static void write_sample(struct buffer *out, const struct sample *sample)
     for (size_t i = 0; i < sample->header_count; i++)
         if (!is_own_key(sample->header[i].key))
             write_header_key(out, sample, i);
+    if (sample->map.file != NULL) {
+        buffer_text(out, ",\"map\":{\"file\":");
+        buffer_json_string(out, sample->map.file);
+        buffer_format(out, ",\"shape\":[%d,%d]}", sample->map.ny, sample->map.nx);
+    }
     buffer_text(out, ",\"reflections\":[");
     for (size_t i = 0; i < sample->reflection_count; i++) {
         const struct reflection_line *line = &sample->reflections[i];
@@ -169,4 +174,15 @@ void truth_write(const struct sim *sim, struct buffer *out)
     buffer_text(out, ",");
     write_detector(sim, out);
     buffer_text(out, "}");
+}
+
+bool truth_write_map(const struct sample *sample, struct buffer *out)
+{
+    const struct sample_map *map = &sample->map;
+    if (map->pixel == NULL)
+        return false;
+    buffer_format(out, "%d;%d;%d;", map->ny, map->nx, map->full);
+    for (int i = 0; i < map->nx * map->ny; i++)
+        buffer_format(out, i > 0 ? ",%d" : "%d", map->pixel[i]);
+    return true;
 }
