@@ -12,6 +12,7 @@ from typing import Any
 
 from beamline.core.pvs import PVSpec
 from ioc.channel import Completion, Field, PutRefusedError
+from ioc.jog import JogSpeed
 from ioc.link import Answer, DeviceLink
 from ioc.motor_fields import Coordinates, motor_fields
 from ioc.record import Record
@@ -43,6 +44,7 @@ class AxisRecord(Record):
         self._link = link
         self._coordinates = Coordinates()
         self._settings: dict[str, float] = {}
+        self._jog_speed = JogSpeed(self.name, link)
         handlers = {
             name.removeprefix("_put_").upper(): getattr(self, name)
             for name in dir(self)
@@ -126,26 +128,83 @@ class AxisRecord(Record):
         return self._configure("BDST", value)
 
     def _put_dhlm(self, value: float) -> Completion:
-        return self._configure("HLM", value)
+        return self._configure("HLM", value, put="DHLM")
 
     def _put_dllm(self, value: float) -> Completion:
-        return self._configure("LLM", value)
+        return self._configure("LLM", value, put="DLLM")
 
     def _put_hlm(self, value: float) -> Completion:
         suffix = "HLM" if self._coordinates.direction > 0 else "LLM"
-        return self._configure(suffix, self._coordinates.to_dial(value))
+        return self._configure(suffix, self._coordinates.to_dial(value), put="HLM")
 
     def _put_llm(self, value: float) -> Completion:
         suffix = "LLM" if self._coordinates.direction > 0 else "HLM"
-        return self._configure(suffix, self._coordinates.to_dial(value))
+        return self._configure(suffix, self._coordinates.to_dial(value), put="LLM")
 
-    def _configure(self, suffix: str, value: float) -> Completion:
-        """Send a setting (limits: dial) to the server, which has the last word on it."""
-        name = f"{self.name}.{suffix}"
+    def _put_jvel(self, value: float) -> Completion:
+        if not 0.0 <= value <= (self._get("VMAX") or value):
+            raise PutRefusedError(
+                f"{self._refused('JVEL', value)}: expected {self._allowed('JVEL')}."
+            )
+        self._post(JVEL=value or self._get("VELO"))
+        return None
+
+    def _put_jar(self, value: float) -> Completion:
+        if value < 0.0:
+            raise PutRefusedError(
+                f"{self._refused('JAR', value)}: expected {self._allowed('JAR')}."
+            )
+        self._post(JAR=value or self._own_acceleration())
+        return None
+
+    def _own_acceleration(self) -> float:
+        return float(self._get("VELO") / self._get("ACCL")) if self._get("ACCL") else 0.0
+
+    def _refused(self, suffix: str, value: float) -> str:
+        units = self.fields[suffix].metadata()["units"]
+        return f"{self.name}.{suffix} can't be set to {value:g} {units}"
+
+    def _allowed(self, suffix: str) -> str:
+        """Say what a setting may be, in the units and coordinates of its field."""
+        low, high = self.spec.low, self.spec.high
+        user = self._coordinates.limits_to_user(low, high)
+        ranges: dict[str, tuple[float, float]] = {
+            "ACCL": (0.001, 100.0),
+            "BDST": (-0.005 * (high - low), 0.005 * (high - low)),
+            "DHLM": (self._get("DLLM"), high),
+            "DLLM": (low, self._get("DHLM")),
+            "HLM": (self._get("LLM"), user[1]),
+            "LLM": (user[0], self._get("HLM")),
+        }
+        if suffix in ranges:
+            return "{:g} to {:g}".format(*ranges[suffix])
+        if suffix == "JAR":
+            return "0 (VELO / ACCL) or more"
+        least = "0 (that is VELO)" if suffix == "JVEL" else "more than 0"
+        return f"{least} up to {self._get('VMAX'):g} (VMAX)"
+
+    def _configure(self, suffix: str, value: float, put: str = "") -> Completion:
+        """Send a setting to the server, which has the last word on it.
+
+        Parameters
+        ----------
+        suffix
+            The server's name of it.
+        value
+            New value; a limit is in dial coordinates.
+        put
+            The field that a client put, if it has another name.
+        """
+        name, field = f"{self.name}.{suffix}", put or suffix
+        user = self._coordinates.to_user(value) if field in ("HLM", "LLM") else value
         if not self._link.connected:
             raise PutRefusedError(
-                f"{name} can't be set to {value:g}: no connection to the device server."
+                f"{self._refused(field, user)}: no connection to the device server."
             )
+        if suffix in self._jog_speed.own:  # it is in force when the jog has ended
+            self._jog_speed.own[suffix] = self._settings[suffix] = value
+            self._post(**{suffix: value})
+            return None
         completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Answer) -> None:
@@ -154,12 +213,11 @@ class AxisRecord(Record):
                 self._settings[suffix] = value
                 self._take_settings({suffix: f"{value:.17g}"})
                 completion.set_result(None)
-            else:
-                completion.set_exception(
-                    PutRefusedError(
-                        f"{name} can't be set to {value:g}: the device server says {answer}."
-                    )
-                )
+                return
+            reason = f"the device server says {answer}"
+            if str(answer) == "INVALID_VALUE":
+                reason = f"expected {self._allowed(field)}"
+            completion.set_exception(PutRefusedError(f"{self._refused(field, user)}: {reason}."))
 
         self._link.send(f"PUT:{name}:{value:.17g}", answered)
         return completion
@@ -171,9 +229,16 @@ class AxisRecord(Record):
         }  # fmt: skip
 
     def _take_settings(self, values: Mapping[str, str]) -> None:
-        for suffix in ("VELO", "ACCL", "BDST"):
-            if suffix in values:
+        for suffix in ("VELO", "ACCL", "BDST", "VMAX"):
+            if suffix in values and suffix not in self._jog_speed.own:
                 self._post(**{suffix: float(values[suffix])})
+        if "VMAX" in values:
+            for suffix in ("VELO", "JVEL"):
+                _set_range(self.fields[suffix], 0.0, self._get("VMAX"))
+        if not self._get("JVEL"):
+            self._post(JVEL=self._get("VELO"))
+        if not self._get("JAR"):
+            self._post(JAR=self._own_acceleration())
         if "HLM" in values or "LLM" in values:
             self._set_dial_limits(
                 float(values.get("LLM", self._get("DLLM"))),

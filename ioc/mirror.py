@@ -87,7 +87,7 @@ class Input(Record):
 
     def put(self, value: float) -> Completion:
         """Handle a client's put (outputs only)."""
-        raise PutRefusedError(f"{self.name} is read-only, so {value:g} was refused.")
+        raise PutRefusedError(f"{self.name} was not set to {value:g}: the PV is read-only.")
 
     def mirror(self, text: str, stamp: float) -> None:
         """Take a value from the device server; NaN says that a device has none.

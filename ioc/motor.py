@@ -37,6 +37,8 @@ _log = logging.getLogger("ioc.motor")
 _STALLED, _PROBLEM, _COMMUNICATION_ERROR = 1 << 6, 1 << 9, 1 << 12
 #: Without news of a moving motor for this long, the server is asked (s).
 _SILENCE = 1.0
+#: What the server takes for ACCL (s).
+_ACCL = (0.001, 100.0)
 _BUTTONS = ("JOGF", "JOGR", "HOMF", "HOMR")
 
 
@@ -109,7 +111,7 @@ class Motor(AxisRecord):
         self._waiting.append(completion)
         self._tracker.sent()
         self._link.send(
-            f"MOVE:{self.name}:{dial:.17g}", functools.partial(self._answered, completion)
+            f"MOVE:{self.name}:{dial:.17g}", functools.partial(self._answered, completion, dial)
         )
         return completion
 
@@ -125,7 +127,7 @@ class Motor(AxisRecord):
         self._waiting.append(completion)
         return completion
 
-    def _answered(self, completion: asyncio.Future[None], answer: Answer) -> None:
+    def _answered(self, completion: asyncio.Future[None], dial: float, answer: Answer) -> None:
         if isinstance(answer, ConnectionLostError):
             if self._tracker.active:
                 self.lose_link()
@@ -133,7 +135,10 @@ class Motor(AxisRecord):
         self._tracker.answered(accepted=isinstance(answer, str))
         refusal = None
         if not isinstance(answer, str):
-            _log.warning("%s: the device server refused to move: %s", self.name, answer)
+            _log.warning(
+                "%s: the device server refused to move to %g %s (dial): %s",
+                self.name, dial, self.spec.units, answer,
+            )  # fmt: skip
             self.touch()
             limit = str(answer) == "INVALID_VALUE"
             # A motor that flies is as sound as one that is out of limits.
@@ -142,7 +147,10 @@ class Motor(AxisRecord):
             self._evaluate_alarm()
             self._post_target(self._setpoint)
             self._waiting.remove(completion)
-            refusal = PutRefusedError(f"{self.name} was refused by the device server: {answer}.")
+            refusal = PutRefusedError(
+                f"{self.name} can't move to {self._coordinates.to_user(dial):g} "
+                f"{self.spec.units}: the device server says {answer}."
+            )
         self._finish_if_done()
         if refusal is not None and not completion.done():
             completion.set_exception(refusal)
@@ -168,6 +176,7 @@ class Motor(AxisRecord):
     def _end_motion(self, failure: BeamlineError | None = None) -> None:
         """Declare the motor at rest and answer everybody who waits for it."""
         self._stopping = self._held = False
+        self._jog_speed.give_back()
         self._post(MOVN=0, MIP=0, **dict.fromkeys(_BUTTONS, 0))
         home = min(max(0.0, self._get("DLLM")), self._get("DHLM"))
         self._post(ATHM=int(abs(self._get("DRBV") - home) <= self._get("RDBD")))
@@ -191,11 +200,13 @@ class Motor(AxisRecord):
     def _put_val(self, value: float) -> Completion:
         if self._get("SET") == 1:
             return self._redefine(value)
+        self._leave_jog()
         return self._go(self._coordinates.to_dial(value))
 
     def _put_dval(self, value: float) -> Completion:
         if self._get("SET") == 1:
             return self._redefine(None)
+        self._leave_jog()
         return self._go(value)
 
     def _put_rval(self, value: int) -> Completion:
@@ -222,11 +233,39 @@ class Motor(AxisRecord):
     def _jog(self, button: str, value: int, dial_direction: int) -> Completion:
         if not value:
             if self._get(button):
+                self._post(**{button: 0})
                 self._halt()
             return None
-        self._post(**{button: 1})
-        self._go(self._get("DHLM") if dial_direction > 0 else self._get("DLLM"))
+        limit = "DHLM" if dial_direction > 0 else "DLLM"
+        own = {field: self._get(field) for field in ("VELO", "ACCL")}
+        own |= self._jog_speed.own  # a jog from the other button
+        wanted = dict(own)
+        if self._get("JVEL") and self._get("JAR"):
+            seconds = min(max(self._get("JVEL") / self._get("JAR"), _ACCL[0]), _ACCL[1])
+            wanted = {"VELO": self._get("JVEL"), "ACCL": seconds}
+        self._post(**dict.fromkeys(("JOGF", "JOGR"), 0) | {button: 1})
+        if wanted == own or not self._link.connected:
+            self._go(self._get(limit))
+            return None
+
+        def go(problem: str) -> None:
+            if problem:
+                _log.warning("%s can't jog with JVEL and JAR: %s", self.name, problem)
+                self._post(MISS=1)
+            if problem or not self._get(button):
+                self._leave_jog()
+            else:
+                self._go(self._get(limit))
+
+        # After a loss of the link, too, the server is given the axis' own speed again.
+        self._settings = own | self._settings
+        self._jog_speed.lend(own, wanted, go)
         return None
+
+    def _leave_jog(self) -> None:
+        """Go on at the axis' own speed, whatever comes next."""
+        self._post(JOGF=0, JOGR=0)
+        self._jog_speed.give_back()
 
     def _put_homf(self, value: int) -> Completion:
         return self._home("HOMF") if value else None
@@ -235,6 +274,7 @@ class Motor(AxisRecord):
         return self._home("HOMR") if value else None
 
     def _home(self, button: str) -> Completion:
+        self._leave_jog()
         self._post(**{button: 1})
         return self._go(min(max(0.0, self._get("DLLM")), self._get("DHLM")))
 

@@ -76,6 +76,7 @@ def motor_fields(spec: PVSpec) -> dict[str, tuple[type[Field], bool, dict[str, A
     numbers("VELO JVEL", True, 0.0, speed)
     numbers("VBAS BVEL HVEL", False, 0.0, speed)
     numbers("VMAX", False, 0.0, speed)
+    numbers("JAR", True, 0.0, {"precision": digits, "units": f"{spec.units}/s/s"[:7]})
     numbers("ACCL", True, 0.0, seconds)
     numbers("BACC DLY", False, 0.0, seconds)
     numbers("MRES ERES RRES RDBD", False, step, length)

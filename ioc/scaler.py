@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -82,11 +83,15 @@ class Scaler(Record):
             name = SCALER_CHANNELS[number - 1].rpartition(":")[2] if wired else ""
             self.add(f"S{number}", Double, value=0.0, units="counts", read_only=True)
             self.add(f"NM{number}", String, value=name)
-            handler = self._put_preset_ticks if number == 1 else self._put_other_preset
+            handler = (
+                self._put_preset_ticks
+                if number == 1
+                else functools.partial(self._put_other_preset, number)
+            )
             self.add(f"PR{number}", Double, value=0.0, put=handler)
             self.add(
                 f"G{number}", Enum, value=int(number == 1), enum_strings=("N", "Y"),
-                put=self._put_gate if number > 1 else None, read_only=number == 1,
+                put=functools.partial(self._put_gate, number) if number > 1 else None, read_only=number == 1,
             )  # fmt: skip
             self.add(f"D{number}", Enum, value=0, enum_strings=("Up", "Dn"), read_only=True)
 
@@ -133,7 +138,9 @@ class Scaler(Record):
 
     def _put_cont(self, value: int) -> Completion:
         if value:
-            raise PutRefusedError(f"{self.name} counts on demand only: AutoCount is not available.")
+            raise PutRefusedError(
+                f"{self.name}.CONT can't be AutoCount: expected OneShot, it counts on demand only."
+            )
         return None
 
     def _put_preset_time(self, value: float) -> Completion:
@@ -144,7 +151,7 @@ class Scaler(Record):
             )
         if not self._link.connected:
             raise PutRefusedError(
-                f"{self.name}.TP can't be set: no connection to the device server."
+                f"{self.name}.TP can't take {value:g} s: no connection to the device server."
             )
         before = self.fields["TP"].current
         self._post_preset(value)
@@ -165,14 +172,20 @@ class Scaler(Record):
     def _put_preset_ticks(self, value: float) -> Completion:
         return self._put_preset_time(value / _FREQUENCY)
 
-    def _put_other_preset(self, value: float) -> Completion:
+    def _put_other_preset(self, number: int, value: float) -> Completion:
         if value:
-            raise PutRefusedError(f"{self.name} ends a count by time only: put TP or PR1.")
+            raise PutRefusedError(
+                f"{self.name}.PR{number} can't take {value:g}: expected 0, as only time ends a "
+                "count (TP or PR1)."
+            )
         return None
 
-    def _put_gate(self, value: int) -> Completion:
+    def _put_gate(self, number: int, value: int) -> Completion:
         if value:
-            raise PutRefusedError(f"{self.name} ends a count by time only: channel 1 is the gate.")
+            raise PutRefusedError(
+                f"{self.name}.G{number} can't be Y: expected N, as only the time base (G1) ends "
+                "a count."
+            )
         return None
 
     def _put_delay(self, value: float) -> Completion:

@@ -1,6 +1,7 @@
 """The IOC as a facility runs it: health records, write access, settings that survive."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -116,6 +117,37 @@ def test_a_caproto_client_learns_why_it_may_not_write(stack: Stack):
         """
     )
     assert min(found["counts"]) >= 1
+
+
+def test_a_jog_runs_at_its_own_speed(stack: Stack):
+    found = stack.client(
+        """
+        velo = get("SAMPLE:X.VELO")
+        tell(vmax=get("SAMPLE:X.VMAX"), velo=velo, default=get("SAMPLE:X.JVEL"))
+        put("SAMPLE:X.JVEL", velo / 5)
+        put("SAMPLE:X.JAR", 2 * velo)
+        put("SAMPLE:X.JOGF", 1)
+        time.sleep(0.4)
+        rbv = pv("SAMPLE:X.RBV")
+        def at():
+            value = rbv.get_with_metadata(form="time", use_monitor=False)
+            return value["value"], value["timestamp"]
+        (start, begin), _, (stop, end) = at(), time.sleep(0.6), at()
+        tell(speed=(stop - start) / (end - begin), shown=get("SAMPLE:X.VELO"))
+        put("SAMPLE:X.JOGF", 0)
+        while not get("SAMPLE:X.DMOV"):
+            time.sleep(0.02)
+        tell(rest=get("SAMPLE:X") - get("SAMPLE:X.RBV"))
+        put("SAMPLE:X", 0.0)
+        """
+    )
+    assert found["vmax"] == 10 * found["velo"]
+    assert found["default"] == found["shown"] == found["velo"]
+    assert found["speed"] == pytest.approx(found["velo"] / 5, rel=0.1)
+    assert found["rest"] == 0.0
+    with socket.create_connection(("127.0.0.1", stack.server_port), timeout=5) as server:
+        server.sendall(b"GET:BL02:SAMPLE:X.VELO\n")
+        assert server.recv(100).decode() == f"OK:{found['velo']:.17g}\n"
 
 
 def test_settings_survive_kill_and_restart_of_the_ioc_and_of_the_server(tmp_path: Path):

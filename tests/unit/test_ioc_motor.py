@@ -382,6 +382,87 @@ async def test_a_jog_runs_until_the_button_is_released():
 
 
 @in_loop
+async def test_a_jog_has_its_own_speed_and_gives_the_axis_its_own_back():
+    rig = Rig()
+    rig.news(VELO=1000.0, ACCL=0.5, VMAX=10000.0)
+    assert (rig.get("JVEL"), rig.get("JAR")) == (1000.0, 2000.0)  # those of a move, by default
+    rig.put("JVEL", 100.0)
+    rig.put("JAR", 50.0)
+    rig.put("JOGR", 1)
+    assert rig.link.sent == ["PUT:T:SAMPLE:X.VELO:100", "PUT:T:SAMPLE:X.ACCL:2"]
+    rig.link.ok("PUT")
+    rig.link.ok("PUT")
+    assert rig.link.sent[2:] == ["MOVE:T:SAMPLE:X:-10000"]
+    rig.link.ok()
+    rig.news(DMOV=0, RBV=-5.0, VELO=100.0, ACCL=2.0)
+    assert (rig.get("VELO"), rig.get("ACCL")) == (1000.0, 0.5)  # clients see those of moves
+    rig.put("VELO", 900.0)
+    rig.put("JOGR", 0)
+    assert rig.link.sent[3:] == ["MSTOP:T:SAMPLE:X"]
+    rig.link.ok("STOPPING")
+    rig.finish_at(-6.0)
+    assert rig.link.sent[4:] == ["PUT:T:SAMPLE:X.VELO:900", "PUT:T:SAMPLE:X.ACCL:0.5"]
+    assert (rig.get("VAL"), rig.get("DMOV"), rig.get("JOGR")) == (-6.0, 1, 0)
+
+
+@in_loop
+async def test_a_move_out_of_a_jog_has_the_speed_of_moves():
+    rig = Rig()
+    rig.news(VELO=1000.0, ACCL=0.5)
+    rig.put("JVEL", 100.0)
+    rig.put("JOGF", 1)
+    rig.link.ok("PUT")
+    rig.link.ok("PUT")
+    rig.link.ok()
+    rig.news(DMOV=0, RBV=5.0)
+    rig.put("VAL", 7.0)
+    assert rig.get("JOGF") == 0
+    assert [line.partition(":T:SAMPLE:X")[2] for line in rig.link.sent[3:]] == [
+        ".VELO:1000", ".ACCL:0.5", ":7",
+    ]  # fmt: skip
+
+
+@in_loop
+async def test_a_jog_whose_speed_is_refused_does_not_start():
+    rig = Rig()
+    rig.news(VELO=1000.0, ACCL=0.5)
+    rig.put("JVEL", 1e9)
+    rig.put("JOGF", 1)
+    rig.link.refuse("INVALID_VALUE")
+    rig.link.ok("PUT")
+    assert not any(line.startswith("MOVE") for line in rig.link.sent)
+    assert (rig.get("JOGF"), rig.get("DMOV"), rig.get("MISS")) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("HLM", 20000.0, "T:SAMPLE:X.HLM can't be set to 20000 um: expected -10000 to 10000."),
+        ("DLLM", -1e6, "T:SAMPLE:X.DLLM can't be set to -1e+06 um: expected -10000 to 10000."),
+        ("VELO", 1e6, "can't be set to 1e+06 um/s: expected more than 0 up to 10000 (VMAX)."),
+        ("ACCL", 0.0, "T:SAMPLE:X.ACCL can't be set to 0 s: expected 0.001 to 100."),
+        ("BDST", 500.0, "T:SAMPLE:X.BDST can't be set to 500 um: expected -100 to 100."),
+        ("JVEL", -1.0, "T:SAMPLE:X.JVEL can't be set to -1 um/s: expected 0 (that is VELO) up to"),
+        ("JVEL", 1e5, "up to 10000 (VMAX)."),
+        ("JAR", -1.0, "T:SAMPLE:X.JAR can't be set to -1 um/s/s: expected 0"),
+    ],
+)
+@in_loop
+async def test_a_refused_setting_is_told_with_its_range(field: str, value: float, words: str):
+    rig = Rig()
+    rig.news(VELO=1000.0, ACCL=0.5, VMAX=10000.0, HLM=10000.0, LLM=-10000.0)
+
+    async def put() -> None:
+        done = rig.put(field, value)
+        rig.link.refuse("INVALID_VALUE")
+        await done
+
+    with pytest.raises(PutRefusedError) as refusal:
+        await put()
+    assert words in str(refusal.value)
+
+
+@in_loop
 async def test_a_limit_switch_where_nobody_sent_the_motor_is_an_alarm():
     rig = Rig()
     rig.put("VAL", 5.0)

@@ -9,7 +9,7 @@
 
 enum kind {
     MOTOR_VAL, MOTOR_RBV, MOTOR_DMOV, MOTOR_MOVN, MOTOR_VELO, MOTOR_ACCL, MOTOR_HLM, MOTOR_LLM,
-    MOTOR_HLS, MOTOR_LLS, MOTOR_MSTA, MOTOR_BDST, MOTOR_EGU, MOTOR_ANGLE,
+    MOTOR_HLS, MOTOR_LLS, MOTOR_MSTA, MOTOR_BDST, MOTOR_VMAX, MOTOR_EGU, MOTOR_ANGLE,
     RING_CURRENT, COUNTS, EXPOSURE, ELAPSED, COUNTING, VACUUM, TEMPERATURE,
     SHUTTER_STATUS, SHUTTER_COMMAND, ATTENUATION, SAMPLE_SELECT,
     AD_EXPOSURE, AD_PERIOD, AD_IMAGES, AD_ACQUIRING, AD_COUNTER, AD_TOTAL, AD_WAITED, AD_LOST,
@@ -23,7 +23,7 @@ static const struct {
 } motor_fields[] = {
     {"", MOTOR_VAL}, {".RBV", MOTOR_RBV}, {".DMOV", MOTOR_DMOV}, {".MOVN", MOTOR_MOVN},
     {".VELO", MOTOR_VELO}, {".ACCL", MOTOR_ACCL}, {".HLM", MOTOR_HLM}, {".LLM", MOTOR_LLM},
-    {".HLS", MOTOR_HLS}, {".LLS", MOTOR_LLS}, {".MSTA", MOTOR_MSTA}, {".BDST", MOTOR_BDST},
+    {".HLS", MOTOR_HLS}, {".LLS", MOTOR_LLS}, {".MSTA", MOTOR_MSTA}, {".BDST", MOTOR_BDST}, {".VMAX", MOTOR_VMAX},
     {".EGU", MOTOR_EGU}, {".ANGLE", MOTOR_ANGLE},
 };
 
@@ -122,6 +122,7 @@ static double motor_value(const struct sim *sim, const struct pv *pv)
     case MOTOR_DMOV: return !motor->moving;
     case MOTOR_MOVN: return motor->moving;
     case MOTOR_VELO: return motor->speed;
+    case MOTOR_VMAX: return motor->spec->speed_max;
     case MOTOR_ACCL: return motor->acceleration_time;
     case MOTOR_HLM: return motor->high;
     case MOTOR_LLM: return motor->low;
