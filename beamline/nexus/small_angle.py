@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from beamline.core.units import energy_to_wavelength
 from beamline.nexus.builder import Builder, Stream
@@ -37,9 +38,26 @@ def is_small_angle(builder: Builder, stream: Stream) -> bool:
     key = image_key(stream)
     if key is None:
         return False
-    device = stream.keys[key].device
-    mode, _ = device_setting(stream, device, _MODE)
-    return str(mode).lower() == _SAXS
+    given = stream.configuration.get(stream.keys[key].device)
+    data = given.get("data") if isinstance(given, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(data, Mapping):
+        return False
+    modes = [name for name in data if str(name).endswith(_MODE)]
+    return any(_choice(given, name).lower() == _SAXS for name in modes)
+
+
+def _choice(given: Mapping[str, Any], name: str) -> str:
+    """Text of an enumeration, which may be stored as text or as a number."""
+    value = given["data"][name]
+    described = (given.get("data_keys") or {}).get(name)
+    choices = described.get("enum_strs") if isinstance(described, Mapping) else None
+    if (
+        isinstance(value, int)
+        and isinstance(choices, list | tuple)
+        and value in range(len(choices))
+    ):
+        return str(choices[value])
+    return str(value)
 
 
 def lay_out_images(builder: Builder, stream: Stream, frames: Frames) -> Claim | None:

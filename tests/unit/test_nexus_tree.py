@@ -551,6 +551,17 @@ def test_the_geometry_of_a_detector():
     np.testing.assert_allclose(place, [0, 0, 5.0], atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("mode", "claimed"), [("SAXS", True), ("Still", False), (1, True), (0, False), (7, False)]
+)
+def test_the_mode_of_the_detector_decides(mode: Any, claimed: bool):
+    configuration = detector_configuration(sim_mode=mode)
+    described = configuration["data_keys"]["ad1_sim_mode"]
+    described["enum_strs"] = ["Still", "SAXS", "Speckle"]
+    tree = tree_of(stills_run(Path("/f.h5"), configuration=configuration))
+    assert ("/entry/definition" in tree) == claimed
+
+
 def test_a_geometry_that_the_user_states_goes_first():
     documents = stills_run(
         Path("/f.h5"),
