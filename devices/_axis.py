@@ -257,7 +257,7 @@ class Axis(EpicsMotor):
         if readback.severity > self.tolerated_alarm:
             raise MotionError(
                 f"{operation.what} ended with {self.user_readback.pvname} in alarm, "
-                f"{readback.alarm}: {self._trouble()}{where}."
+                f"{readback.alarm}: {self._trouble(bool(missed.value))}{where}."
             )
         if operation.stopped and (operation.stop_is_success or not arrived):
             if operation.stop_is_success:
@@ -274,7 +274,7 @@ class Axis(EpicsMotor):
                 f"{self.tolerance:g} {self.egu}, {self.missed.pvname} is {int(missed.value)}."
             )
 
-    def _trouble(self) -> str:
+    def _trouble(self, missed: bool) -> str:
         """Say what the record says is wrong, as the beginning of a sentence; empty if nothing."""
         status, high, low = read_many([self.status_word, self.high_switch, self.low_switch])
         for pressed, signal, side in (
@@ -283,9 +283,10 @@ class Axis(EpicsMotor):
             if pressed.value:
                 return f"it stands on its {side} limit switch ({signal.pvname} is 1), "
         bits = int(status.value)
+        astray = f"the readback is not at the target ({self.missed.pvname} is 1), " * bool(missed)
         problem = bits & _PROBLEM and not bits & _ENCODER_PRESENT
         words = "the axis has stalled" if bits & _STALLED else "its encoder is lost" * bool(problem)
-        return f"{words} ({self.status_word.pvname} is {bits:#x}), " if words else ""
+        return f"{words} ({self.status_word.pvname} is {bits:#x}), " if words else astray
 
     def _progress_to(self, target: float) -> Callable[..., Callable[[], None]]:
         initial = self.position

@@ -23,6 +23,7 @@ _COMMANDS = {
     "ipython": ("beamline.cli.ipython", "Open IPython with RE, devices, plans and magics."),
     "server": ("beamline.cli.server", "Run the simulated device server."),
     "ioc": ("beamline.cli.ioc", "Run the IOC that serves the device server over EPICS."),
+    "fault": ("beamline.cli.fault", "Break and mend the simulated beamline."),
     "runs": ("beamline.cli.runs", "List the recorded runs."),
     "replay": ("beamline.cli.replay", "Write the files of a recorded run again."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),

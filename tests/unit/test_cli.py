@@ -21,7 +21,17 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("demo", "ipython", "server", "ioc", "runs", "replay", "catalog", "doctor"):
+    for command in (
+        "demo",
+        "ipython",
+        "server",
+        "ioc",
+        "fault",
+        "runs",
+        "replay",
+        "catalog",
+        "doctor",
+    ):
         assert f"\n  {command} " in done.stdout
 
 
@@ -38,7 +48,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "ipython", "server", "ioc", "runs", "replay", "catalog", "doctor"]
+    "command", ["demo", "ipython", "server", "ioc", "fault", "runs", "replay", "catalog", "doctor"]
 )
 def test_every_command_has_help(command: str):
     done = run(command, "--help")
