@@ -20,7 +20,7 @@ FUZZ = DEVICE_SERVER / "fuzz"
 FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Statistics over many frames: minutes under a sanitizer would buy little, meson runs them so.
-PLAIN = {"test_stills"}
+PLAIN = {"test_saxs", "test_speckle", "test_stills"}
 FUZZ_TARGETS = {"protocol": ["-Wl,--wrap=clock_real,--wrap=clock_unix"], "files": []}
 
 CC = shlex.split(os.environ.get("CC", "cc"))

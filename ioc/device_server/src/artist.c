@@ -5,6 +5,8 @@
 
 #include "canvas.h"
 #include "geometry.h"
+#include "saxs.h"
+#include "speckle.h"
 #include "stills_draw.h"
 
 const char *const detector_mode_names[MODE_COUNT] = {"still", "saxs", "speckle"};
@@ -13,6 +15,8 @@ struct artist {
     struct radial_map *map;
     struct stills *stills;
     struct stills_artist *stills_artist;
+    struct saxs saxs;
+    struct speckle *speckle;
     struct canvas canvas;
     uint64_t batch;
     unsigned kept_count, turn;
@@ -26,9 +30,12 @@ struct artist *artist_new(const struct config *config)
         return NULL;
     a->map = radial_map_new(&config->geometry);
     a->stills = stills_new(&config->stills, &config->geometry);
-    if (a->map != NULL && a->stills != NULL)
-        a->stills_artist = stills_artist_new(a->stills, a->map);
-    if (a->stills_artist != NULL && canvas_init(&a->canvas, a->map->pixels))
+    bool good = a->map != NULL && a->stills != NULL
+                && (a->stills_artist = stills_artist_new(a->stills, a->map)) != NULL
+                && saxs_init(&a->saxs, &config->saxs, a->map)
+                && (a->speckle = speckle_new(&config->speckle, &a->saxs)) != NULL
+                && canvas_init(&a->canvas, a->map->pixels);
+    if (good)
         return a;
     artist_free(a);
     return NULL;
@@ -47,18 +54,30 @@ void artist_free(struct artist *artist)
         return;
     forget(artist);
     canvas_free(&artist->canvas);
+    speckle_free(artist->speckle);
+    saxs_free(&artist->saxs);
     stills_artist_free(artist->stills_artist);
     stills_free(artist->stills);
     radial_map_free(artist->map);
     free(artist);
 }
 
+const struct radial_map *artist_map(const struct artist *artist)
+{
+    return artist->map;
+}
+
 static struct drawn_frame draw(struct artist *a, const struct frame_order *order)
 {
     struct drawn_frame frame = {.frame = order->shot.frame};
-    canvas_begin_image(&a->canvas, order->sparse);
-    stills_draw(a->stills_artist, &order->shot, a->canvas.image);
-    canvas_end_image(&a->canvas);
+    canvas_begin(&a->canvas, order->sparse);
+    switch (order->mode) {
+    case MODE_SAXS: saxs_draw(&a->saxs, &order->shot, &a->canvas); break;
+    case MODE_SPECKLE: speckle_draw(a->speckle, &order->shot, &a->canvas); break;
+    default:
+        stills_draw(a->stills_artist, &order->shot, a->canvas.image);
+        canvas_list_photons(&a->canvas);
+    }
     frame.data = canvas_bytes(&a->canvas, &frame.bytes);
     frame.overflow = a->canvas.overflow;
     return frame;

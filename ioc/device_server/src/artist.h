@@ -38,6 +38,8 @@ struct artist;
 struct artist *artist_new(const struct config *config);
 void artist_free(struct artist *artist);
 
+const struct radial_map *artist_map(const struct artist *artist);
+
 /* Draw a frame, or take a kept one. Allocates only to keep a frame; without memory for that it is
  * drawn every time. */
 struct drawn_frame artist_draw(struct artist *artist, const struct frame_order *order);

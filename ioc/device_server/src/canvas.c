@@ -18,26 +18,20 @@ void canvas_free(struct canvas *canvas)
     *canvas = (struct canvas){0};
 }
 
-static void begin(struct canvas *canvas, bool sparse)
+void canvas_begin(struct canvas *canvas, bool sparse)
 {
     canvas->sparse = sparse;
     canvas->event_count = 0;
     canvas->overflow = false;
 }
 
-void canvas_begin_photons(struct canvas *canvas, bool sparse)
+void canvas_begin_photons(struct canvas *canvas)
 {
-    begin(canvas, sparse);
-    if (!sparse)
+    if (!canvas->sparse)
         memset(canvas->image, 0, canvas->pixels * sizeof *canvas->image);
 }
 
-void canvas_begin_image(struct canvas *canvas, bool sparse)
-{
-    begin(canvas, sparse);
-}
-
-void canvas_end_image(struct canvas *canvas)
+void canvas_list_photons(struct canvas *canvas)
 {
     if (!canvas->sparse)
         return;

@@ -20,12 +20,11 @@ struct canvas {
 bool canvas_init(struct canvas *canvas, size_t pixels);
 void canvas_free(struct canvas *canvas);
 
-/* Begin a frame that will be drawn photon by photon in ascending order of pixels, or one that will
- * set every pixel of `image`. */
-void canvas_begin_photons(struct canvas *canvas, bool sparse);
-void canvas_begin_image(struct canvas *canvas, bool sparse);
-/* Finish the latter: list its photons if events are wanted. */
-void canvas_end_image(struct canvas *canvas);
+/* Begin a frame. It is drawn in one of two ways: photon by photon in ascending order of pixels, after
+ * canvas_begin_photons; or by setting every pixel of `image`, before canvas_list_photons. */
+void canvas_begin(struct canvas *canvas, bool sparse);
+void canvas_begin_photons(struct canvas *canvas);
+void canvas_list_photons(struct canvas *canvas);
 
 /* The finished frame in the byte order of the wire, little-endian; call once. */
 const void *canvas_bytes(struct canvas *canvas, size_t *bytes);

@@ -16,11 +16,15 @@ struct key {
     const char *const *words; /* the value is one of these, kept as its place in an int; or NULL */
 };
 
-static const double frame_queue_max = 1073741824.0;
+static const double frame_queue_max = 1073741824.0, speckle_bytes_max = 2147483648.0;
 
 #define NUMBER(field, low, high) {#field, offsetof(struct config, field), low, high, false, NULL}
 #define STILLS(name, field, low, high) \
     {name, offsetof(struct config, stills.field), low, high, false, NULL}
+#define SAXS(name, field, low, high) \
+    {name, offsetof(struct config, saxs.field), low, high, false, NULL}
+#define SPECKLE(name, field, low, high) \
+    {name, offsetof(struct config, speckle.field), low, high, false, NULL}
 #define GEOMETRY(name, field, low, high) \
     {name, offsetof(struct config, geometry.field), low, high, false, NULL}
 #define GEOMETRY_INT(name, field, low, high) \
@@ -83,6 +87,14 @@ static const struct key keys[] = {
     STILLS("spot_photons", spot_photons, 0, 1e9),
     STILLS("background_photons", background_photons, 0, 1e6),
     STILLS("spot_fwhm_px", spot_fwhm_px, 0.2, 15),
+    SAXS("saxs_radius_A", radius_A, 1, 1e5),
+    SAXS("saxs_polydispersity", polydispersity, 0, 0.24),
+    SAXS("saxs_forward_per_cm", forward_per_cm, 0, 1e6),
+    SAXS("saxs_background_per_cm", background_per_cm, 0, 1e6),
+    SAXS("saxs_thickness_mm", thickness_mm, 1e-6, 100),
+    SAXS("beam_stop_px", beam_stop_px, 0, 1e4),
+    SPECKLE("diffusion_A2_per_s", diffusion_A2_per_s, 1e-9, 1e15),
+    SPECKLE("speckle_contrast", contrast, 0.05, 1),
     STILLS("visibility_limit", visibility_limit, 0, 1e9),
 };
 
@@ -105,6 +117,8 @@ void config_default(struct config *config)
     };
     geometry_default(&config->geometry);
     stills_default(&config->stills);
+    saxs_default(&config->saxs);
+    speckle_default(&config->speckle);
 }
 
 /* Take one of the words that a key may have; false with all of them in `why`. */
@@ -205,5 +219,9 @@ const char *config_check(const struct config *config)
     double frame = 2.0 * (double)geometry_pixels(&geometry);
     if (config->frame_queue * frame > frame_queue_max)
         return "frame_queue must hold at most 1 GiB of frames";
+    if ((double)geometry_pixels(&geometry) * (double)speckle_pixel_bytes(&config->speckle)
+        > speckle_bytes_max)
+        return "speckle_contrast must be higher, or the detector smaller: the fields of all pixels "
+               "must fit into 2 GiB";
     return stills_check(&config->stills);
 }

@@ -7,6 +7,8 @@
 #include <stdint.h>
 
 #include "geometry.h"
+#include "saxs.h"
+#include "speckle.h"
 #include "stills.h"
 
 enum { MESSAGE_MAX = 512, SAMPLES_MAX = 16, PREFIX_MAX = 32 };
@@ -32,6 +34,8 @@ struct config {
     double client_patience_s; /* until a client that reads nothing is disconnected */
     struct geometry geometry; /* of the area detector */
     struct stills_config stills;
+    struct saxs_config saxs;
+    struct speckle_config speckle;
 };
 
 void config_default(struct config *config);

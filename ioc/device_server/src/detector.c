@@ -29,11 +29,19 @@ bool detector_init(struct detector *detector, const struct config *config)
     detector->lights = calloc(LIGHTS_FIRST, sizeof *detector->lights);
     detector->truth = stills_new(&config->stills, g);
     detector->renderer = renderer_new(config);
-    return detector->lights != NULL && detector->truth != NULL && detector->renderer != NULL;
+    return detector->lights != NULL && detector->truth != NULL && detector->renderer != NULL
+           && saxs_init(&detector->scattering, &config->saxs, renderer_map(detector->renderer));
+}
+
+double detector_mean_share(struct detector *detector, double energy)
+{
+    saxs_tune(&detector->scattering, energy);
+    return detector->scattering.total / (double)geometry_pixels(&detector->geometry);
 }
 
 void detector_free(struct detector *detector)
 {
+    saxs_free(&detector->scattering);
     renderer_free(detector->renderer);
     stills_free(detector->truth);
     free(detector->lights);
@@ -74,7 +82,7 @@ void detector_detach(struct detector *detector, struct sim *sim, const void *own
 
 bool detector_set_mode(struct detector *detector, double mode)
 {
-    if (!(mode >= 0 && mode <= MODE_STILL) || mode != floor(mode))
+    if (!(mode >= 0 && mode < MODE_COUNT) || mode != floor(mode))
         return false;
     detector->mode = (enum detector_mode)mode;
     detector->batch++;

@@ -65,6 +65,7 @@ struct detector {
     struct geometry geometry;
     struct renderer *renderer;
     struct stills *truth;
+    struct saxs scattering;
     struct frame_sink sink; /* owner NULL: no consumer */
 };
 
@@ -75,6 +76,9 @@ void detector_free(struct detector *detector);
 bool detector_attach(struct detector *detector, const struct frame_sink *sink);
 /* The consumer is gone: a running acquisition ends. */
 void detector_detach(struct detector *detector, struct sim *sim, const void *owner);
+
+/* Photons per pixel of the modes saxs and speckle, averaged over all pixels, for one on the sample. */
+double detector_mean_share(struct detector *detector, double energy);
 
 /* Choose how frames are drawn; false if the value is out of range. Not during an acquisition. */
 bool detector_set_mode(struct detector *detector, double mode);

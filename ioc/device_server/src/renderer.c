@@ -98,6 +98,11 @@ void renderer_free(struct renderer *renderer)
     free(renderer);
 }
 
+const struct radial_map *renderer_map(const struct renderer *renderer)
+{
+    return artist_map(renderer->artist);
+}
+
 int renderer_descriptor(const struct renderer *renderer)
 {
     return renderer->pipe[0];

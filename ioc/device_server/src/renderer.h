@@ -10,6 +10,9 @@ struct renderer;
 struct renderer *renderer_new(const struct config *config);
 void renderer_free(struct renderer *renderer);
 
+/* Where its pixels are; constant. */
+const struct radial_map *renderer_map(const struct renderer *renderer);
+
 /* Readable once a frame is finished and not yet collected. */
 int renderer_descriptor(const struct renderer *renderer);
 

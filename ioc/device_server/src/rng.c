@@ -24,30 +24,6 @@ void rng_seed(struct rng *rng, uint64_t seed, uint64_t stream)
         rng->s[0] = 1; /* the one state that the generator never leaves */
 }
 
-static uint64_t rotl(uint64_t x, int k)
-{
-    return (x << k) | (x >> (64 - k));
-}
-
-uint64_t rng_next(struct rng *rng)
-{
-    uint64_t *s = rng->s;
-    uint64_t result = rotl(s[1] * 5, 7) * 9;
-    uint64_t t = s[1] << 17;
-    s[2] ^= s[0];
-    s[3] ^= s[1];
-    s[1] ^= s[2];
-    s[0] ^= s[3];
-    s[2] ^= t;
-    s[3] = rotl(s[3], 45);
-    return result;
-}
-
-double rng_uniform(struct rng *rng)
-{
-    return (double)(rng_next(rng) >> 11) * 0x1p-53;
-}
-
 double rng_normal(struct rng *rng)
 {
     /* Box-Muller, one of the pair: a cached second value would be state that seeding must clear. */
@@ -79,6 +55,8 @@ static double log_factorial(double k)
 static uint64_t poisson_inversion(struct rng *rng, double mean)
 {
     double u = rng_uniform(rng);
+    if (u < 1.0 - mean) /* <= exp(-mean) */
+        return 0;
     double p = exp(-mean), sum = p;
     uint64_t k = 0;
     /* p reaches 0 long before 200 for means below 10: the bound only guards against rounding. */
@@ -96,9 +74,7 @@ static uint64_t poisson_ptrs(struct rng *rng, double mean)
 {
     double b = 0.931 + 2.53 * sqrt(mean);
     double a = -0.059 + 0.02483 * b;
-    double inverse_alpha = 1.1239 + 1.1328 / (b - 3.4);
     double v_r = 0.9277 - 3.6224 / (b - 2.0);
-    double log_mean = log(mean);
     for (;;) {
         double u = rng_uniform(rng) - 0.5;
         double v = 1.0 - rng_uniform(rng);
@@ -110,8 +86,9 @@ static uint64_t poisson_ptrs(struct rng *rng, double mean)
             return (uint64_t)k;
         if (k < 0.0 || (us < 0.013 && v > us))
             continue;
+        double inverse_alpha = 1.1239 + 1.1328 / (b - 3.4);
         if (log(v * inverse_alpha / (a / (us * us) + b))
-            <= k * log_mean - mean - log_factorial(k))
+            <= k * log(mean) - mean - log_factorial(k))
             return (uint64_t)k;
     }
 }

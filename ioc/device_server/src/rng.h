@@ -18,11 +18,31 @@ uint64_t rng_mix(uint64_t x);
 /* Start stream `stream` of `seed`. Streams are independent for all practical purposes. */
 void rng_seed(struct rng *rng, uint64_t seed, uint64_t stream);
 
+static inline uint64_t rng_rotate(uint64_t x, int k)
+{
+    return (x << k) | (x >> (64 - k));
+}
+
 /* 64 random bits. */
-uint64_t rng_next(struct rng *rng);
+static inline uint64_t rng_next(struct rng *rng)
+{
+    uint64_t *s = rng->s;
+    uint64_t result = rng_rotate(s[1] * 5, 7) * 9;
+    uint64_t t = s[1] << 17;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = rng_rotate(s[3], 45);
+    return result;
+}
 
 /* Uniform in [0, 1), 53 bits. */
-double rng_uniform(struct rng *rng);
+static inline double rng_uniform(struct rng *rng)
+{
+    return (double)(rng_next(rng) >> 11) * 0x1p-53;
+}
 
 /* Normal, mean 0, standard deviation 1. */
 double rng_normal(struct rng *rng);

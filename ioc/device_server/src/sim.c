@@ -20,7 +20,7 @@ bool sim_init(struct sim *sim, const struct config *config, const char *prefix, 
 {
     *sim = (struct sim){.config = *config, .time_scale = time_scale, .attenuation = 1.0};
     geometry_complete(&sim->config.geometry);
-    sim->config.stills.seed = config->seed;
+    sim->config.stills.seed = sim->config.saxs.seed = sim->config.speckle.seed = config->seed;
     snprintf(sim->prefix, sizeof sim->prefix, "%s", prefix);
     snprintf(message, MESSAGE_MAX, "out of memory.");
     for (int i = 0; i < path_count; i++) {

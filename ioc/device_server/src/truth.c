@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "constants.h"
 #include "sim.h"
 
 struct field {
@@ -118,7 +119,38 @@ static void write_panels(struct buffer *out, const struct geometry *g)
     buffer_text(out, "]");
 }
 
-static void write_detector(const struct sim *sim, struct buffer *out)
+/* What the modes saxs and speckle show, and how bright it is at present. */
+static void write_scattering(struct sim *sim, struct buffer *out)
+{
+    const struct saxs_config *s = &sim->config.saxs;
+    const struct speckle_config *d = &sim->config.speckle;
+    struct conditions now;
+    double rate[CHANNEL_COUNT];
+    sim_conditions(sim, sim->now, &now);
+    double photons = response(&sim->config, &now, rate) * sim->detector.exposure
+                     * sim->config.photons_per_count;
+    const struct field saxs[] = {
+        {"radius_A", s->radius_A},
+        {"polydispersity", s->polydispersity},
+        {"forward_per_cm", s->forward_per_cm},
+        {"background_per_cm", s->background_per_cm},
+        {"thickness_mm", s->thickness_mm},
+        {"beam_stop_px", s->beam_stop_px},
+        {"wavelength_A", HC_EV_ANGSTROM / now.energy},
+        {"photons_per_frame", photons},
+        {"mean_photons_per_pixel", photons * detector_mean_share(&sim->detector, now.energy)},
+    };
+    const struct field speckle[] = {
+        {"diffusion_A2_per_s", d->diffusion_A2_per_s},
+        {"contrast", d->contrast},
+        {"fields", speckle_fields(d)},
+    };
+    write_numbers(out, "saxs", saxs, COUNT(saxs));
+    buffer_text(out, ",");
+    write_numbers(out, "speckle", speckle, COUNT(speckle));
+}
+
+static void write_detector(struct sim *sim, struct buffer *out)
 {
     const struct geometry *g = &sim->config.geometry;
     const struct stills_config *s = &sim->config.stills;
@@ -134,11 +166,13 @@ static void write_detector(const struct sim *sim, struct buffer *out)
     buffer_format(out, ",\"adu_per_photon\":1,\"visibility_limit\":%.17g", s->visibility_limit);
     buffer_format(out, ",\"spot_fwhm_px\":%.17g,\"hit_probability\":%.17g", s->spot_fwhm_px,
                   s->hit_probability);
-    buffer_format(out, ",\"orientation\":\"%s\"}",
+    buffer_format(out, ",\"orientation\":\"%s\",",
                   s->orientation == ORIENTATION_THETA ? "theta" : "random");
+    write_scattering(sim, out);
+    buffer_text(out, "}");
 }
 
-void truth_write(const struct sim *sim, struct buffer *out)
+void truth_write(struct sim *sim, struct buffer *out)
 {
     const struct config *c = &sim->config;
     const struct stills_config *s = &c->stills;

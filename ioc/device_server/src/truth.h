@@ -9,7 +9,7 @@
 struct sample;
 struct sim;
 
-void truth_write(const struct sim *sim, struct buffer *out);
+void truth_write(struct sim *sim, struct buffer *out);
 /* Append a sample's map as `<ny>;<nx>;<full>;<pixel>,...`, row by row; false if it has none. */
 bool truth_write_map(const struct sample *sample, struct buffer *out);
 

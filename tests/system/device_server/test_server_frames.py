@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +171,90 @@ def test_a_stack_of_panels(tmp_path: Path) -> None:
         # The crystal does not turn; it is hit or missed.
         assert len(positions) == 2
         assert () in positions
+
+
+def saxs_curve(detector: dict[str, Any], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """q and mean photons of every pixel, by the formulas of docs/protocol.md."""
+    saxs = detector["saxs"]
+    fs, ss = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
+    radius = np.hypot(fs - detector["beam_centre_px"][0], ss - detector["beam_centre_px"][1])
+    two_theta = np.arctan(radius * detector["pixel_m"] / detector["distance_m"])
+    q = 4 * np.pi / saxs["wavelength_A"] * np.sin(two_theta / 2)
+    z = np.linspace(-4, 4, 41)
+    weight = np.exp(-z * z / 2) * (1 + saxs["polydispersity"] * z) ** 6
+    grid = np.linspace(0.01, q.max() * 1.01, 2000)
+    x = np.outer(grid, saxs["radius_A"] * (1 + saxs["polydispersity"] * z))
+    form = (weight * (3 * (np.sin(x) - x * np.cos(x)) / x**3) ** 2).sum(axis=1) / weight.sum()
+    section = saxs["forward_per_cm"] * np.interp(q, grid, form) + saxs["background_per_cm"]
+    solid = (detector["pixel_m"] / detector["distance_m"]) ** 2 * np.cos(two_theta) ** 3
+    mean = saxs["photons_per_frame"] * section * saxs["thickness_mm"] / 10 * solid
+    stop = saxs["beam_stop_px"]
+    near = np.abs(radius - stop) < 0.2  # the edge of the beam stop may fall on either side
+    return q, np.where(near, np.nan, np.where(radius < stop, 0.0, mean))
+
+
+def test_saxs_frames_follow_the_known_curve(client: Client, port: int) -> None:
+    client.open_shutter()
+    client.do("PUT:BL02:AD1:MODE:1")
+    with FrameClient(port) as consumer:
+        client.do("ACQUIRE:4")
+        frames = [consumer.frame() for _ in range(4)]
+        wait(lambda: client.get("AD1:ACQUIRING") == 0)
+    detector = client.truth()["detector"]
+    assert detector["mode"] == "saxs"
+    assert spots(client, int(frames[0][0]["number"])) == []
+    _, mean = saxs_curve(detector, (512, 512))
+    assert np.nanmean(mean) == pytest.approx(detector["saxs"]["mean_photons_per_pixel"], rel=1e-2)
+    seen = sum(image.astype(float) for _, image in frames) / 4
+    edges = np.quantile(mean[mean > 0], np.linspace(0, 1, 41))
+    for low, high in itertools.pairwise(edges):
+        chosen = (mean >= low) & (mean < high)
+        error = 6 * math.sqrt(mean[chosen].mean() / chosen.sum() / 4)
+        assert seen[chosen].mean() == pytest.approx(mean[chosen].mean(), rel=5e-3, abs=error)
+    assert not seen[mean == 0].any()
+    client.do("PUT:BL02:AD1:MODE:0")
+
+
+def speckle_series(client: Client, port: int, frames: int) -> np.ndarray:
+    with FrameClient(port) as consumer:
+        client.do(f"ACQUIRE:{frames}")
+        images = np.stack([consumer.frame()[1] for _ in range(frames)])
+        wait(lambda: client.get("AD1:ACQUIRING") == 0)
+    return images
+
+
+@pytest.mark.parametrize("sparse", [0, 1])
+def test_speckle_frames_give_back_the_diffusion_constant(tmp_path: Path, sparse: int) -> None:
+    settings = tmp_path / "sim.conf"
+    settings.write_text("detector_nx=256\ndetector_ny=256\nspeckle_contrast=1\n")
+    frames, exposure = (120, 0.001) if not sparse else (400, 0.001)
+    with start_device_server(log=tmp_path / "log", time_scale=1, config=settings) as child:
+        port = int(child.info["port"])
+        with Client(port) as client:
+            client.open_shutter()
+            client.do(f"PUT:BL02:AD1:EXPOSURE:{exposure}")
+            client.do("PUT:BL02:AD1:PERIOD:0.002")
+            client.do(f"PUT:BL02:ATTEN:FACTOR:{0.03 if sparse else 1}")
+            client.do("PUT:BL02:AD1:MODE:2")
+            client.do(f"PUT:BL02:AD1:SPARSE:{sparse}")
+            images = speckle_series(client, port, frames)
+            detector = client.truth()["detector"]
+    q, mean = saxs_curve(detector, (256, 256))
+    bright = (mean > 0) & (q > 0.12) & (q < 0.22)
+    rate = detector["speckle"]["diffusion_A2_per_s"] * q[bright] ** 2
+    series = images[:, bright] / mean[bright]
+    lags = np.arange(1, 12)
+    found = np.array([(series[:-lag] * series[lag:]).mean() - 1 for lag in lags])
+    blur = (np.sinh(rate * exposure) / (rate * exposure)) ** 2
+
+    def theory(factor: float) -> np.ndarray:
+        decay = np.exp(-2 * factor * np.outer(lags * 0.002, rate))
+        return detector["speckle"]["contrast"] * (decay * blur).mean(axis=1)
+
+    assert found == pytest.approx(theory(1), abs=0.06)
+    factors = np.linspace(0.5, 2, 301)
+    best = factors[np.argmin([((found - theory(factor)) ** 2).sum() for factor in factors])]
+    assert best == pytest.approx(1, abs=0.08)
 
 
 def test_the_detector_waits_for_its_consumer(client: Client, port: int) -> None:
