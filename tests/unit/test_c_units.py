@@ -94,7 +94,7 @@ def test_meson_knows_every_source_and_test() -> None:
     text = (DEVICE_SERVER / "meson.build").read_text()
     known = set(re.findall(r"'src/(\w+\.c)'", text))
     assert known == {source.name for source in SOURCES}
-    names = re.search(r"foreach name : \[(.*?)\]", text)
+    names = re.search(r"foreach name : \[(.*?)\]", text, re.DOTALL)
     assert names is not None
     assert set(re.findall(r"'(\w+)'", names[1])) == {
         test.stem.removeprefix("test_") for test in TESTS
