@@ -133,6 +133,8 @@ class Flyer(Device):
         self._number_before = 0
         self._collected = 0
         self._axis: Axis | None = None
+        self._planned: npt.NDArray[np.float64] = np.empty(0)
+        self._longest_step = 0.0
         super().__init__(prefix, name=name, **kwargs)
 
     @property
@@ -224,7 +226,8 @@ class Flyer(Device):
         number, scale = read_many([self.scan_number, self.time_scale])
         self._number_before = int(number.value)
         self._collected = 0
-        self._axis = sweep.axis
+        self._axis, self._planned = sweep.axis, sweep.positions()
+        self._longest_step = float(np.abs(np.diff(self._planned)).max())
         way = abs(sweep.ends[0] - sweep.axis.position)
         seconds = sweep.num * sweep.dwell + 4 * float(sweep.axis.acceleration.get())
         seconds += way / max(abs(float(sweep.axis.velocity.get())), 1e-9)
@@ -396,6 +399,7 @@ class Flyer(Device):
             return None
         block = self._read_block(self._collected, int(number.value))
         points = len(block["Time"])
+        self._check(block)
         self._collected += points
         return self._page(block) if points else None
 
@@ -432,6 +436,26 @@ class Flyer(Device):
         }
         block["stamps"] = began.value + block["Time"] / scale.value
         return block
+
+    def _check(self, block: Block) -> None:
+        """Refuse points that no hardware that works would give."""
+        arrays = self._arrays()
+        for name in _KEYS:
+            if np.isnan(block[name]).any():
+                raise DetectorError(
+                    f"{arrays[name].pvname} has points without a value: the detector reads nothing."
+                )
+        if self._axis is None:
+            return
+        planned = self._planned[self._collected : self._collected + len(block["Time"])]
+        off = np.abs(block["Position"] - planned)
+        if (off > self._longest_step).any():
+            worst = int(off.argmax())
+            raise MotionError(
+                f"{arrays['Position'].pvname} does not follow the fly scan of {self._axis.label}: "
+                f"point {self._collected + worst} should be at {planned[worst]:.7g} "
+                f"{self._axis.egu} and is at {block['Position'][worst]:.7g}."
+            )
 
     def _page(self, block: Block) -> Page:
         axis = self._axis or self._find_axis()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from beamline.core.units import bragg_angle, bragg_energy
 from devices._axis import Axis, AxisLimitError
 
@@ -43,6 +46,15 @@ class Sweep:
         step = (last - first) / (self.num - 1)
         ramp = 0.5 * step / self.dwell * float(self.axis.acceleration.get())
         return self._turned_back(first - step / 2 - ramp), self._turned_back(last + step / 2 + ramp)
+
+    def positions(self) -> npt.NDArray[np.float64]:
+        """Positions in the middle of the points, ``(num,)``, in the unit of the axis."""
+        first, last = self._turned(self.start), self._turned(self.stop)
+        turned = np.linspace(first, last, self.num)
+        if self._d_spacing is None:
+            return turned
+        # E is proportional to 1/sin θ.
+        return self.start * np.sin(np.radians(first)) / np.sin(np.radians(turned))
 
     def check(self) -> None:
         """Check that the whole motion, run-up included, lies within the limits of the axis.

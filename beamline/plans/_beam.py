@@ -42,6 +42,7 @@ def watching_beam(plan: Generator[Msg, Any, Any], shutter: Any | None) -> Genera
     run_engine = yield from running_engine()
     answer: Any = None
     failure: Exception | None = None
+    lost = False
     while True:
         try:
             message = plan.send(answer) if failure is None else plan.throw(failure)
@@ -49,13 +50,15 @@ def watching_beam(plan: Generator[Msg, Any, Any], shutter: Any | None) -> Genera
             return end.value
         answer = failure = None
         try:
-            if message.command in _RECORDING:
+            # Once: what the plan still keeps after that belongs to a failed run.
+            if message.command in _RECORDING and not lost:
                 _check(current, run_engine)
             answer = yield message
         except GeneratorExit:
             plan.close()
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is, the plan must see it)
+            lost = lost or isinstance(error, BeamLostError)
             failure = error
 
 
