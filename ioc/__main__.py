@@ -17,7 +17,7 @@ from ioc.access import LOCAL, AccessControl
 from ioc.autosave import Autosave, saved_fields
 from ioc.database import Database
 from ioc.pv_table import FORMATS, render
-from ioc.repeater import start_repeater
+from ioc.repeater import memory_file, start_repeater
 from ioc.server import Context
 
 __all__ = ["main", "run"]
@@ -127,7 +127,7 @@ async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
     )
     database.health.serve(context)
     repeater_port = arguments.repeater_port or context.port % 65535 + 1
-    repeater = await start_repeater(repeater_port)
+    repeater = await start_repeater(repeater_port, memory_file(repeater_port))
     stop = _stop_event(arguments.exit_with_parent)
     following = asyncio.create_task(database.run())
     with contextlib.suppress(TimeoutError):

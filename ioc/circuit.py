@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -63,6 +62,8 @@ class Circuit(_VirtualCircuit):
             self.circuit.address[0], self.circuit.our_address[0]
         )
         self._denial_logged = False
+        #: Puts with completion that have not ended: command and channel.
+        self._unanswered: dict[asyncio.Future[None], tuple[Any, Any]] = {}
         #: The numbers among the fields, by the number of their channel.
         self._plain: dict[int, Field | None] = {}
 
@@ -251,10 +252,26 @@ class Circuit(_VirtualCircuit):
         if completion is None or (completion.done() and completion.exception() is None):
             self._write(self._take_monitors())
             return [channel.write(ioid=command.ioid, status=1)]
-        completion.add_done_callback(functools.partial(self._answer_put, command, channel))
+        self._unanswered[completion] = command, channel
+        completion.add_done_callback(self._answer_put)
         return []
 
-    def _answer_put(self, command: Any, channel: Any, completion: asyncio.Future[None]) -> None:
+    def dismiss(self) -> None:
+        """Answer the puts that will not end any more, as the IOC stops, and say goodbye."""
+        for command, channel in self._unanswered.values():
+            error = PutRefusedError(
+                f"{channel.name} was set to {shown(command.data)}, but the IOC stops before that "
+                "has ended."
+            )
+            response = self._refusal(command, channel, True, error)
+            self._write(self._take_monitors() + b"".join(self.circuit.send(*response)))
+        self._unanswered.clear()
+        self.client.close()
+
+    def _answer_put(self, completion: asyncio.Future[None]) -> None:
+        if completion not in self._unanswered:
+            return
+        command, channel = self._unanswered.pop(completion)
         if completion.cancelled() or not self.connected:
             self._note_result(completion)
             return

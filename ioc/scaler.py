@@ -91,7 +91,8 @@ class Scaler(Record):
             self.add(f"PR{number}", Double, value=0.0, put=handler)
             self.add(
                 f"G{number}", Enum, value=int(number == 1), enum_strings=("N", "Y"),
-                put=functools.partial(self._put_gate, number) if number > 1 else None, read_only=number == 1,
+                put=functools.partial(self._put_gate, number) if number > 1 else None,
+                read_only=number == 1,
             )  # fmt: skip
             self.add(f"D{number}", Enum, value=0, enum_strings=("Up", "Dn"), read_only=True)
 

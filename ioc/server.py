@@ -201,7 +201,7 @@ class Context(_Context):
             server.close()
             transport.close()
             for circuit in tuple(self.circuits):
-                circuit.client.close()
+                circuit.dismiss()
                 await circuit.tasks.cancel_all()
             await self.server_tasks.cancel_all(wait=True)
 

@@ -119,6 +119,49 @@ def test_a_caproto_client_learns_why_it_may_not_write(stack: Stack):
     assert min(found["counts"]) >= 1
 
 
+def test_what_clients_of_epics_see_of_a_refusal(stack: Stack):
+    found = stack.client(
+        """
+        import asyncio, aioca
+        async def put(name, value):
+            try:
+                await aioca.caput(P + name, value, wait=True, timeout=5)
+                return "taken"
+            except Exception as error:
+                return str(error)
+        async def main():
+            tell(machine=await put("RING:CURRENT", 1.0), beyond=await put("ATTEN:FACTOR", 7.0),
+                 nan=await put("ATTEN:FACTOR", float("nan")),
+                 infinite=await put("SAMPLE:X", float("inf")),
+                 state=await put("SHUTTER:CMD", "Ajar"), limit=await put("SAMPLE:X.HLM", 1e6),
+                 number=await put("AD1:cam1:NumImages", "many"))
+        asyncio.run(main())
+        ring = pv("RING:CURRENT")
+        try:
+            ring.put(1.0, wait=True)
+            tell(pyepics="no error")
+        except Exception as error:
+            tell(pyepics=str(error))
+        tell(position=get("SAMPLE:X"), factor=get("ATTEN:FACTOR"), limit_now=get("SAMPLE:X.HLM"))
+        """
+    )
+    assert "Write access denied" in found["machine"]
+    for name in ("beyond", "nan", "infinite", "state", "limit", "number"):
+        assert "Channel write request failed" in found[name], name
+    assert "Write access denied" in found["pyepics"]
+    assert (found["position"], found["factor"], found["limit_now"]) == (0.0, 1.0, 10000.0)
+    log = stack.log()
+    for words in (
+        "BL02:ATTEN:FACTOR can't take 7: expected 0 to 1.",
+        "BL02:ATTEN:FACTOR can't take nan: expected a finite number.",
+        "BL02:SAMPLE:X can't take inf: expected a finite number.",
+        "BL02:SHUTTER:CMD can't take 'Ajar': expected one of Close, Open.",
+        "BL02:SAMPLE:X.HLM can't be set to 1e+06 um: expected -10000 to 10000.",
+        "BL02:AD1:cam1:NumImages can't take 'many': expected a value for LONG.",
+    ):
+        assert words in log
+
+
 def test_a_jog_runs_at_its_own_speed(stack: Stack):
     found = stack.client(
         """

@@ -1,6 +1,7 @@
 """The IOC is killed and restarted under running clients of three kinds.
 
-RESTARTS in the environment says how often (twice by default). The times are printed: EPICS' own
+RESTARTS in the environment says how often (twice by default), OUTAGE how long the IOC stays away
+(s). The times are printed: EPICS' own
 library, on which pyepics and aioca stand, waits up to 10 s after a disconnection before it searches
 for a PV again, whatever servers send meanwhile.
 """
@@ -21,6 +22,7 @@ from ioc_stack import Stack, running
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 RESTARTS = int(os.environ.get("RESTARTS", "2"))
+OUTAGE = float(os.environ.get("OUTAGE", "0"))
 LIMIT = 10.0
 
 _TELL = """
@@ -109,6 +111,7 @@ def test_clients_reconnect_to_a_killed_and_restarted_ioc(tmp_path: Path):
                 stack.ioc.kill()
                 for client in clients.values():
                     client.wait("lost", 10)
+                time.sleep(OUTAGE)
                 stack.start_ioc()
                 serving = time.time()
                 for name, client in clients.items():

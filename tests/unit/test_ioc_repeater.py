@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from pathlib import Path
 
 import caproto as ca
 from ioc_fakes import in_loop
@@ -57,3 +58,29 @@ async def test_one_that_runs_already_is_left_alone():
     assert first is not None
     assert await start_repeater(port) is None
     first.close()
+
+
+@in_loop
+async def test_clients_of_a_predecessor_are_remembered(tmp_path: Path):
+    port, memory = free_port(), tmp_path / "clients"
+    repeater = await start_repeater(port, memory)
+    assert repeater is not None
+    with client(port) as first, client(port) as second:
+        await receive(first)
+        await receive(second)
+        gone = second.getsockname()[1]
+        second.close()
+        repeater.abort()
+        await asyncio.sleep(0)
+        memory.write_bytes(memory.read_bytes() + b"70000\n-1\nx\n\xff\n")
+        again = await start_repeater(port, memory)
+        assert again is not None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ioc:
+            for i in range(2):
+                ioc.sendto(bytes(ca.Beacon(13, 5064, i, "127.0.0.1")), ("127.0.0.1", port))
+        for _ in range(2):
+            (beacon,) = await receive(first)
+            assert isinstance(beacon, ca.Beacon)
+        assert memory.read_text() == f"{first.getsockname()[1]}\n"
+        assert str(gone) not in memory.read_text()
+        again.close()

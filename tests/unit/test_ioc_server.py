@@ -354,3 +354,21 @@ def test_a_taken_port_is_refused(kind: int):
                 Context({}, port=port)
 
     asyncio.run(body())
+
+
+@in_loop
+async def test_a_put_that_has_not_ended_is_answered_when_the_ioc_stops():
+    field = Double(value=0.0)
+    field.put = lambda _: asyncio.get_running_loop().create_future()
+    async with served(a=field) as context:
+        client = Client(context)
+        (channel,) = await client.open("a")
+        client.send(channel.subscribe())
+        await client.until(lambda: client.events() == [0.0])
+        client.send(channel.write([5.0], notify=True), channel.read())
+        await client.answer(ca.ReadNotifyResponse)
+        field.post(1.0)
+    response = await client.answer(ca.WriteNotifyResponse)
+    assert response.status.name == "ECA_PUTFAIL"
+    assert client.events() == [0.0, 1.0]
+    assert await client.reader.read() == b""
