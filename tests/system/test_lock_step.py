@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.system
 
-# XAFS, a mesh and stills: all that moves, counts, exposes and opens shutters.
+# XAFS, a mesh, a flight and stills: all that moves, counts, exposes and opens shutters.
 SESSION = """
     import json, sys
     from pathlib import Path
@@ -22,12 +22,14 @@ SESSION = """
         data_dir=Path("data"), lock_step=True, seed=int(sys.argv[1]), sample="Cu",
         environment={},
     )
-    found = []
+    found, flight = [], {}
     def keep(name, doc):
         if name == "event":
             found.append(doc["data"])
         elif name == "event_page":
-            found.append(doc["data"])
+            # How a flight is cut into pages depends on when it is asked for them.
+            for key, values in doc["data"].items():
+                flight.setdefault(key, []).extend(values)
         elif name == "stop":
             found.append([doc["exit_status"], doc["num_events"]])
         elif name == "stream_resource":
@@ -38,8 +40,9 @@ SESSION = """
         session.RE(plans.xafs_scan(bl, "Cu", regions=[(-40, 40, 2, 0.5), (40, 200, 20, 1)]))
         session.RE(plans.mesh_scan(
             [bl.counters], bl.sample.y, -400, 0, 4, bl.sample.x, 300, 500, 6, exposure=0.1))
+        session.RE(plans.fly_scan(bl.sample.x, 300, 500, 100, dwell=0.05))
         session.RE(plans.stills(bl.area_detector, 4, exposure=0.1, detectors=[bl.counters]))
-    print("DATA", json.dumps(found))
+    print("DATA", json.dumps([*found, flight]))
 """
 
 
@@ -69,5 +72,6 @@ def test_a_seed_repeats_a_session_exactly(tmp_path):
     first, again = (outcome(process) for process in processes)
     events = [entry for entry in first[0] if isinstance(entry, dict)]
     assert len(events) > 49 + 24 + 4
-    assert [entry[0] for entry in first[0] if isinstance(entry, list)] == ["success"] * 3
+    assert [entry[0] for entry in first[0] if isinstance(entry, list)] == ["success"] * 4
+    assert len(first[0][-1]["itrans"]) == 100
     assert first == again

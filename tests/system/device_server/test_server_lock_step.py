@@ -28,6 +28,14 @@ COUNT:0.5
 PUT:BL02:AD1:EXPOSURE:0.02
 ACQUIRE:3
 ADVANCE:0
+PUT:BL02:AD1:MODE:2
+ACQUIRE:2
+ADVANCE:0
+PUT:BL02:AD1:SPARSE:1
+ACQUIRE:2
+ADVANCE:0
+FLY:BL02:SAMPLE:Y:-300,-200,50,0.01
+FLYDATA:0,50
 TRUTH:AD1:2
 FAULT:BL02:SAMPLE:X:LIMIT=500
 MOVE:BL02:SAMPLE:X:900
@@ -53,8 +61,10 @@ def test_the_same_commands_give_the_same_bytes(table: Path, tmp_path: Path) -> N
     began = time.monotonic()
     first = told(table, tmp_path / "log", seed=7)
     assert time.monotonic() - began < 5  # more than an hour of simulated time
-    assert first.count(b"FRAME:") == 3
+    assert first.count(b"FRAME:") == 7
     assert first.count(b"OK:MOVING") == 4
+    assert first.count(b"OK:FLYING") == 1
+    assert b"OK:1,0,50," in first
     assert first.count(b"OK:IDLE") == 1  # arrived before the next command
     assert first.count(b"ERR:INVALID_VALUE") == 2
     assert first.rstrip().endswith(b"OK:BYE")
