@@ -149,10 +149,8 @@ async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:
         context.serve(beacon_address=("127.0.0.1", repeater_port), ready=announce)
     )
     stopping = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait(
-        {serving, following, stopping}, return_when=asyncio.FIRST_COMPLETED
-    )
     tasks = {serving, following, stopping, *saving}
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

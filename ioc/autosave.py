@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -126,6 +127,8 @@ class Autosave:
         self._pending: dict[str, Any] = {}
         self._saved: dict[str, Any] | None = None
         self._failing = False
+        # A write that is under way when the IOC stops goes on in its thread.
+        self._writing = threading.Lock()
 
     # ---- starting
 
@@ -255,8 +258,9 @@ class Autosave:
             "values": values,
         }
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            with self._writing:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                _replace(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         except OSError as failure:
             if not self._failing:
                 problem = StorageError(

@@ -26,6 +26,15 @@ def test_the_environment_can_name_the_file(tmp_path: Path):
     assert load_settings(environment={"BEAMLINE_CONFIG": str(file)}).sample == ("Fe",)
 
 
+def test_hosts_are_a_list_or_one_name(tmp_path: Path):
+    environment = {"BEAMLINE_IOC_ALLOW_HOSTS": "localhost,10.1.0.0/16"}
+    expected = ("localhost", "10.1.0.0/16")
+    assert load_settings(environment=environment).ioc_allow_hosts == expected
+    (tmp_path / "settings.yaml").write_text("ioc_allow_hosts: station7\n")
+    settings = load_settings(tmp_path / "settings.yaml", environment={})
+    assert settings.ioc_allow_hosts == ("station7",)
+
+
 def test_samples_in_the_environment_are_separated_by_commas():
     assert load_settings(environment={"BEAMLINE_SAMPLE": "Cu,Fe"}).sample == ("Cu", "Fe")
 
