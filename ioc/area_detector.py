@@ -1,10 +1,11 @@
-"""The camera of the area detector (``cam1``): exposures on demand, frames to the file plugin."""
+"""The camera of the area detector (``cam1``): exposures on demand, frames to the plugins."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +14,26 @@ from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import ConnectionLostError
 from beamline.core.pvs import AREA_DETECTOR, spec
-from ioc.channel import Completion, PutRefusedError, settle
-from ioc.fields import Double, Enum, Long, String
+from ioc.adcore import (
+    DISABLE_ENABLE,
+    add_camera_records,
+    show_array,
+    show_newest,
+)
+from ioc.channel import Completion, PutHandler, PutRefusedError, settle
+from ioc.fields import CharArray, Double, Enum, Long, String
 from ioc.file_plugin import FilePlugin
+from ioc.frames import DENSE, EVENTS
+from ioc.image_plugin import ImagePlugin
 from ioc.link import Answer, DeviceLink
 from ioc.soft import RecordGroup, Soft
+from ioc.writer_process import WriterProcess
 
 __all__ = ["AreaDetector"]
 
 _log = logging.getLogger("ioc.area_detector")
 
+_SIM_MODES = ("Still", "SAXS", "Speckle")
 _IMAGE_MODES = ("Single", "Multiple", "Continuous")
 _STATES = (
     "Idle", "Acquire", "Readout", "Correct", "Saving", "Aborting", "Error", "Waiting",
@@ -35,12 +46,21 @@ _IDLE, _ACQUIRE, _SAVING, _ERROR = (
 _EXPOSURE = spec("DET:EXPOSURE")
 #: Frames of an acquisition without an end.
 _CONTINUOUS = 1_000_000_000
+#: Settings that the server keeps, by their record.
+_SERVER_NAMES = {
+    "AcquireTime": "EXPOSURE",
+    "AcquirePeriod": "PERIOD",
+    "SimMode": "MODE",
+    "Sparse": "SPARSE",
+    "Preload": "PRELOAD",
+}
+_SIZES = ("NX", "NY", "PANELS", "SPARSE")
 #: After the last exposure, the writer must have dealt with its frame within this time (s).
 _SAVING_TIMEOUT = 20.0
 
 
 class AreaDetector:
-    """Records of ``cam1`` and ``HDF1``.
+    """Records of ``cam1``, ``HDF1`` and ``image1``.
 
     A put with completion to Acquire is answered when all frames have been taken and, while a file
     is open, are in that file.
@@ -56,7 +76,9 @@ class AreaDetector:
     def __init__(self, prefix: str, link: DeviceLink) -> None:
         name = f"{prefix}{AREA_DETECTOR}:"
         self.cam = RecordGroup(f"{name}cam1:")
-        self.files = FilePlugin(name, link.host, link.port, self._check_end)
+        writer = WriterProcess(link.host, link.port, self)
+        self.files = FilePlugin(name, writer)
+        self.image = ImagePlugin(name, writer)
         self._server = name
         self._link = link
         self._accepted = False
@@ -67,7 +89,15 @@ class AreaDetector:
         self._lost = False
         self._dead = False
         self._waiting: list[asyncio.Future[None]] = []
-        self._settings: dict[str, tuple[str, float]] = {}
+        self._settings: dict[str, float] = {}
+        self._server_sizes: dict[str, int] = {"PANELS": 1, "SPARSE": 0}
+        self._time_scale = 1.0
+        self._exposure_began = 0.0
+        self._rates = [
+            _Rate(self.cam, "ArrayCounter"),
+            _Rate(self.files.group, "ArrayCounter"),
+            _Rate(self.image.group, "ArrayCounter"),
+        ]
         self._add_records()
 
     @property
@@ -78,34 +108,40 @@ class AreaDetector:
     @property
     def records(self) -> list[Soft]:
         """All records."""
-        return [*self.cam.records.values(), *self.files.group.records.values()]
+        groups = (self.cam, self.files.group, self.image.group)
+        return [record for group in groups for record in group.records.values()]
 
     def _add_records(self) -> None:
         cam = self.cam
         seconds: dict[str, Any] = {"precision": 4, "units": "s"}
         cam.setting("Acquire", Enum, 0, put=self._put_acquire, enum_strings=("Done", "Acquire"))
+        add_camera_records(cam)
         cam.setting(
-            "AcquireTime", Double, 0.1, put=self._put_time,
+            "AcquireTime", Double, 0.1, put=self._server_put("AcquireTime"),
             lower_ctrl_limit=_EXPOSURE.low, upper_ctrl_limit=_EXPOSURE.high, **seconds,
         )  # fmt: skip
-        cam.setting("AcquirePeriod", Double, 0.0, put=self._put_period, **seconds)
+        cam.setting("AcquirePeriod", Double, 0.0, put=self._server_put("AcquirePeriod"), **seconds)
+        cam.setting("SimMode", Enum, 0, put=self._server_put("SimMode"), enum_strings=_SIM_MODES)
+        cam.setting(
+            "Sparse", Enum, 0, put=self._server_put("Sparse"), enum_strings=("Dense", "Events")
+        )
+        cam.setting("Preload", Long, 0, put=self._server_put("Preload"))
+        cam.readback("Panels_RBV", Long, 1)
         cam.setting("NumImages", Long, 1, put=self._put_images)
-        cam.setting("NumExposures", Long, 1, put=self._put_exposures)
         cam.setting("ImageMode", Enum, 1, enum_strings=_IMAGE_MODES)
-        cam.setting("TriggerMode", Enum, 0, enum_strings=("Internal",))
-        cam.setting("ArrayCallbacks", Enum, 1, enum_strings=("Disable", "Enable"))
-        cam.setting("ArrayCounter", Long, 0)
+        cam.setting("ArrayCallbacks", Enum, 1, enum_strings=DISABLE_ENABLE)
+        cam.control("Reset", Enum, 0, put=self._put_reset, enum_strings=("Done", "Reset"))
+        cam.readback("Reset_RBV", Enum, 0, enum_strings=("Done", "Reset"))
+        cam.readback("AcquireBusy", Enum, 0, enum_strings=("Done", "Acquiring"))
         cam.readback("NumImagesCounter_RBV", Long, 0)
+        cam.readback("TimeRemaining_RBV", Double, 0.0, **seconds)
         cam.readback("DetectorState_RBV", Enum, _IDLE, enum_strings=_STATES)
-        cam.readback("StatusMessage_RBV", String, "")
+        cam.readback("StatusMessage_RBV", CharArray, "")
         for axis in ("SizeX", "SizeY"):
-            cam.readback(f"{axis}_RBV", Long, 0)
+            cam.setting(axis, Long, 0, put=cam.same(axis))
             cam.readback(f"Max{axis}_RBV", Long, 0)
-            cam.readback(f"Array{axis}_RBV", Long, 0)
-        cam.readback("ArraySize_RBV", Long, 0)
         cam.readback("Manufacturer_RBV", String, "Simulated detector")
         cam.readback("Model_RBV", String, "beamline-sim AD1")
-        cam.readback("PortName_RBV", String, "AD1")
         cam.readback("DetDist_RBV", Double, 0.0, precision=3, units="mm")
         cam.readback("BeamX_RBV", Double, 0.0, precision=3, units="px")
         cam.readback("BeamY_RBV", Double, 0.0, precision=3, units="px")
@@ -115,21 +151,24 @@ class AreaDetector:
 
     # ---- settings
 
-    def _put_time(self, value: float) -> Completion:
-        return self._configure("AcquireTime", "EXPOSURE", value)
+    def _server_put(self, name: str) -> PutHandler:
+        def put(value: float) -> Completion:
+            return self._configure(name, value)
 
-    def _put_period(self, value: float) -> Completion:
-        return self._configure("AcquirePeriod", "PERIOD", value)
+        return put
 
     def _put_images(self, value: int) -> Completion:
-        return self._configure("NumImages", "NIMAGES", value)
-
-    def _put_exposures(self, value: int) -> Completion:
-        if value != 1:
-            raise PutRefusedError(f"{self.cam.prefix}NumExposures: only 1 is available.")
+        if not 1 <= value <= _CONTINUOUS:
+            raise PutRefusedError(
+                f"{self.cam.prefix}NumImages can't take {value}: expected 1 to {_CONTINUOUS}."
+            )
+        self.cam.set("NumImages", value)
         return None
 
-    def _configure(self, name: str, server_name: str, value: float) -> Completion:
+    def _put_reset(self, value: int) -> Completion:
+        return self._put_acquire(0) if value else None
+
+    def _configure(self, name: str, value: float) -> Completion:
         where = f"{self.cam.prefix}{name}"
         if not self._link.connected:
             raise PutRefusedError(
@@ -139,7 +178,7 @@ class AreaDetector:
 
         def answered(answer: Answer) -> None:
             if isinstance(answer, str):
-                self._settings[name] = (server_name, value)
+                self._settings[name] = value
                 self.cam.set(name, value)
                 completion.set_result(None)
             else:
@@ -150,7 +189,7 @@ class AreaDetector:
                 )
                 completion.exception()
 
-        self._link.send(f"PUT:{self._server}{server_name}:{value:.17g}", answered)
+        self._link.send(f"PUT:{self._server}{_SERVER_NAMES[name]}:{value:.17g}", answered)
         return completion
 
     # ---- acquiring
@@ -167,12 +206,14 @@ class AreaDetector:
         if problem:
             self._fail(problem)
             raise PutRefusedError(f"{self.cam.prefix}Acquire: {problem}.")
+        self._exposure_began = time.monotonic()
         mode = _IMAGE_MODES[self.cam.get("ImageMode")]
         images = {"Single": 1, "Continuous": _CONTINUOUS}.get(mode, self.cam.get("NumImages"))
         self.cam.clear_alarm()
         self.cam.set("NumImagesCounter_RBV", 0)
-        self.cam.set("StatusMessage_RBV", "")
+        self.cam.set_text("StatusMessage_RBV", "")
         self.cam.set("DetectorState_RBV", _ACQUIRE)
+        self.cam.set("AcquireBusy", 1)
         self.cam.set("Acquire", 1)
         self._accepted = self._ended = self._lost = False
         self._first = self._total
@@ -188,6 +229,10 @@ class AreaDetector:
             return "the frame writer is not connected to the device server"
         if self.files.problem and self.files.group.get("EnableCallbacks"):
             return f"frames would be lost: {self.files.problem}"
+        try:
+            self.files.prepare()
+        except PutRefusedError as error:
+            return str(error).rstrip(".")
         return ""
 
     def _completion(self) -> asyncio.Future[None]:
@@ -218,6 +263,8 @@ class AreaDetector:
         elif self._ended and self._dead:
             self._fail("the detector delivers no frames")
         elif self._ended and self._total in (self._first, self.files.last_frame + 1):
+            if taken and self.image.waits_for(self.files.last_frame):
+                return
             self.cam.set("DetectorState_RBV", _IDLE)
             self._end()
 
@@ -226,10 +273,11 @@ class AreaDetector:
         if taken > before:
             self.cam.set("NumImagesCounter_RBV", taken)
             self.cam.set("ArrayCounter", self.cam.get("ArrayCounter") + taken - before)
+            self._exposure_began = time.monotonic()
 
     def _fail(self, problem: str) -> None:
         _log.error("%sAcquire: %s", self.cam.prefix, problem)
-        self.cam.set("StatusMessage_RBV", problem[:39])
+        self.cam.set_text("StatusMessage_RBV", problem)
         self.cam.set("DetectorState_RBV", _ERROR)
         if self._dead and self._link.connected:
             self._alarm_acquisition()
@@ -247,14 +295,36 @@ class AreaDetector:
 
     def _end(self, failure: PutRefusedError | None = None) -> None:
         self._accepted = self._ended = False
+        self.cam.set("TimeRemaining_RBV", 0.0)
+        self.cam.set("AcquireBusy", 0)
         self.cam.set("Acquire", 0)
         waiting, self._waiting = self._waiting, []
         settle(waiting, failure)
 
     def check(self) -> None:
-        """Give up on a frame that the writer doesn't report."""
+        """Look at the clock: rates, remaining time, frames that the writer doesn't report."""
+        for rate in self._rates:
+            rate.update()
+        if self.cam.get("Acquire_RBV"):
+            gone = (time.monotonic() - self._exposure_began) * self._time_scale
+            self.cam.set("TimeRemaining_RBV", max(0.0, self.cam.get("AcquireTime") - gone))
+            self._check_end()
         if self._ended and time.monotonic() - self._ended_at > _SAVING_TIMEOUT:
             self._fail(f"frames are missing {_SAVING_TIMEOUT:g} s after the last exposure")
+
+    # ---- news from the frame writer
+
+    def writer_event(self, event: str, details: Mapping[str, Any]) -> None:
+        """Take an event of the frame writer."""
+        if event == "image":
+            self.image.take(details)
+        else:
+            self.files.writer_event(event, details)
+        if event == "connected":
+            self.image.begin()
+        elif event == "frames" and details["received"]:
+            show_newest(self.cam, details["last"], details["time"])
+        self._check_end()
 
     # ---- news from the server
 
@@ -262,11 +332,14 @@ class AreaDetector:
         """Take new values, by the part of their name behind ``AD1:``; ENERGY is the beam's."""
         if "ENERGY" in values:
             self.cam.set("PhotonEnergy_RBV", float(values["ENERGY"]))
-        for name, setting in (("EXPOSURE", "AcquireTime"), ("PERIOD", "AcquirePeriod")):
+        for setting, name in _SERVER_NAMES.items():
             if name in values:
-                self.cam.set(setting, float(values[name]))
-        if "NIMAGES" in values and not self.cam.get("Acquire_RBV"):
-            self.cam.set("NumImages", int(float(values["NIMAGES"])))
+                number = float(values[name])
+                self.cam.set(setting, number if name in ("EXPOSURE", "PERIOD") else int(number))
+        sizes = {name: int(float(values[name])) for name in _SIZES if name in values}
+        if sizes:
+            self._server_sizes.update(sizes)
+            self._show_sizes()
         if "TOTAL" in values:
             self._total = int(float(values["TOTAL"]))
         if "LOST" in values:
@@ -277,8 +350,6 @@ class AreaDetector:
                 self._alarm_acquisition()
             else:
                 self.cam.clear_alarm()
-        if "NX" in values and "NY" in values:
-            self._set_shape((int(float(values["NY"])), int(float(values["NX"]))))
         if "ACQUIRING" in values and self._accepted:
             if float(values["ACQUIRING"]) == 0.0:
                 self._ended = True
@@ -286,13 +357,20 @@ class AreaDetector:
                 self.cam.set("DetectorState_RBV", _SAVING)
             self._check_end()
 
-    def _set_shape(self, shape: tuple[int, int]) -> None:
-        ny, nx = shape
+    def _show_sizes(self) -> None:
+        sizes = self._server_sizes
+        if "NX" not in sizes or "NY" not in sizes:
+            return
+        nx, ny, panels = sizes["NX"], sizes["NY"], sizes["PANELS"]
         for axis, size in (("SizeX", nx), ("SizeY", ny)):
-            for name in (axis, f"Max{axis}", f"Array{axis}"):
-                self.cam.set(f"{name}_RBV", size)
-        self.cam.set("ArraySize_RBV", 2 * nx * ny)
-        self.files.set_shape(shape)
+            self.cam.set(axis, size)
+            self.cam.set(f"Max{axis}_RBV", size)
+        self.cam.set("Panels_RBV", panels)
+        shape = (panels, ny, nx) if panels > 1 else (ny, nx)
+        dtype = EVENTS if sizes["SPARSE"] else DENSE
+        nbytes = 0 if dtype == EVENTS else 2 * math.prod(shape)
+        show_array(self.cam, "UInt32" if dtype == EVENTS else "UInt16", shape, nbytes)
+        self.files.set_array(dtype, shape, nbytes)
 
     def link_up(self) -> None:
         """End the alarms, give settings back to a server that forgot them, ask for geometry."""
@@ -301,19 +379,22 @@ class AreaDetector:
         # What failed because of the connection is over; the next put may do.
         if not self.cam.get("Acquire_RBV"):
             self.cam.set("DetectorState_RBV", _IDLE)
-            self.cam.set("StatusMessage_RBV", "")
+            self.cam.set_text("StatusMessage_RBV", "")
         self.files.restore()
-        for name, (server_name, value) in tuple(self._settings.items()):
+        self.image.group.clear_alarm()
+        for name, value in tuple(self._settings.items()):
             if self.cam.get(name) != value:
                 _log.info("restoring %s%s to %g", self.cam.prefix, name, value)
-                self._configure(name, server_name, value)
+                self._configure(name, value)
         self._link.send("TRUTH", self._take_geometry)
 
     def _take_geometry(self, answer: Answer) -> None:
         if not isinstance(answer, str):
             _log.warning("the device server gave no detector geometry: %s", answer)
             return
-        detector = json.loads(answer)["detector"]
+        truth = json.loads(answer)
+        detector = truth["detector"]
+        self._time_scale = truth["time_scale"]
         self.cam.set("DetDist_RBV", 1e3 * detector["distance_m"])
         self.cam.set("BeamX_RBV", detector["beam_centre_px"][0])
         self.cam.set("BeamY_RBV", detector["beam_centre_px"][1])
@@ -323,6 +404,25 @@ class AreaDetector:
     def lose_link(self) -> None:
         """Raise alarms and end any acquisition."""
         self.files.lose_link()
+        self.image.group.lose_link()
         if self.cam.get("Acquire_RBV"):
             self._fail("no connection to the device server")
         self.cam.lose_link()
+
+
+class _Rate:
+    """Arrays per second of a plugin, from its counter."""
+
+    def __init__(self, group: RecordGroup, counter: str) -> None:
+        self._group = group
+        self._counter = counter
+        self._count = 0
+        self._moment = time.monotonic()
+
+    def update(self) -> None:
+        """Show the rate since the last call."""
+        count, moment = self._group.get(self._counter), time.monotonic()
+        # The counter may have been set back by a client.
+        rate = max(0, count - self._count) / max(moment - self._moment, 1e-3)
+        self._group.set("ArrayRate_RBV", rate)
+        self._count, self._moment = count, moment

@@ -11,6 +11,7 @@ from caproto import (
     ChannelByte,
     ChannelDouble,
     ChannelEnum,
+    ChannelFloat,
     ChannelInteger,
     ChannelShort,
     ChannelString,
@@ -19,9 +20,18 @@ from caproto import (
 from caproto._backend import backend
 
 from ioc.channel import Field, PutRefusedError
-from ioc.wire import as_bytes
 
-__all__ = ["CharArray", "Double", "DoubleArray", "Enum", "Long", "Short", "String"]
+__all__ = [
+    "CharArray",
+    "Double",
+    "DoubleArray",
+    "Enum",
+    "FloatArray",
+    "Long",
+    "LongArray",
+    "Short",
+    "String",
+]
 
 
 def _decoded(data: Any) -> str:
@@ -158,25 +168,40 @@ class CharArray(Field, ChannelByte):
         return np.frombuffer(self.current, dtype=np.uint8).astype(backend.type_map[native])
 
 
-class DoubleArray(Field, ChannelDouble):
-    """A waveform of 64-bit floating-point numbers that clients only read."""
+class _Array(Field):
+    """Numbers that clients only read; every post is sent, whether they have changed or not."""
 
-    def __init__(self, *, value: Sequence[float] = (), max_length: int, **kwargs: Any) -> None:
-        super().__init__(value=[0.0], max_length=max_length, **kwargs)
-        self._data["value"] = np.asarray(value, dtype=np.float64)
+    scalar = False
+    dtype: type[np.generic]
+
+    def __init__(self, *, value: Any = (), max_length: int, **kwargs: Any) -> None:
+        super().__init__(value=[0], max_length=max_length, **kwargs)
+        self._data["value"] = np.asarray(value, dtype=self.dtype)
 
     def post(self, value: Any, *, force: bool = True, monitor: bool = True) -> None:
-        """Store an array and send monitors, whether it has changed or not."""
+        """Store an array and send monitors."""
         del force
-        super().post(np.asarray(value, dtype=np.float64), force=True, monitor=monitor)
-
-    def payload(self, data_type: Any) -> tuple[bytes, int]:
-        """Return the present array as the payload of a message, and the number of values."""
-        kind = ChannelType(data_type)
-        metadata, values = self._encode(kind)
-        return as_bytes(metadata, values, kind, len(values)), len(values)
+        super().post(np.asarray(value, dtype=self.dtype), force=True, monitor=monitor)
 
     def _to_wire(self, native: Any) -> Any:
         if native is ChannelType.STRING:
-            return [f"{value:g}".encode("latin-1") for value in self.current]
+            return [f"{number:g}".encode("latin-1") for number in self.current]
         return self.current.astype(backend.type_map[native])
+
+
+class DoubleArray(_Array, ChannelDouble):
+    """A waveform of 64-bit floating-point numbers."""
+
+    dtype = np.float64
+
+
+class FloatArray(_Array, ChannelFloat):
+    """A waveform of 32-bit floating-point numbers."""
+
+    dtype = np.float32
+
+
+class LongArray(_Array, ChannelInteger):
+    """A waveform of 32-bit integers."""
+
+    dtype = np.int32

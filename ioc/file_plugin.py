@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
-from ioc.channel import Completion, PutRefusedError
-from ioc.fields import CharArray, Enum, Long, String
+from ioc.adcore import (
+    DISABLE_ENABLE,
+    NO_YES,
+    OFF_ON,
+    add_hdf5_records,
+    add_plugin_records,
+    show_array,
+    show_newest,
+)
+from ioc.channel import Completion, PutHandler, PutRefusedError
+from ioc.fields import CharArray, Double, Enum, Long
+from ioc.file_names import file_path
+from ioc.frames import EVENTS
 from ioc.soft import RecordGroup
 from ioc.writer_process import WriterProcess
 
@@ -19,15 +30,18 @@ __all__ = ["FilePlugin"]
 
 _log = logging.getLogger("ioc.file_plugin")
 
-_NO_YES = ("No", "Yes")
 _DONE_CAPTURE = ("Done", "Capture")
-_COMPRESSIONS = ("None", "N-bit", "szip", "zlib")
-_WRITER_COMPRESSIONS = {"None": "none", "zlib": "gzip"}
+_SINGLE, _STREAM = 0, 2
+_WRITE_MODES = ("Single", "Capture", "Stream")
+_COMPRESSIONS = ("None", "N-bit", "szip", "zlib", "Blosc", "BSLZ4", "LZ4", "JPEG")
+_AVAILABLE = ("None", "zlib")
 _WRITER_TIMEOUT = 10.0
+#: Largest number of frames in one chunk.
+_CHUNK_LIMIT = 1024
 
 
 class FilePlugin:
-    """Records of ``HDF1``, named as ADCore names them.
+    """Records of ``HDF1``, named as ADCore's NDFileHDF5 names them.
 
     A put with completion to Capture is answered when the file is open, or closed again. Where a
     file can't be written, WriteStatus and WriteMessage say why, all records of the plugin are in
@@ -37,55 +51,63 @@ class FilePlugin:
     ----------
     prefix
         For example ``BL02:AD1:``.
-    host, port
-        Address of the device server.
-    on_progress
-        Called when the writer has reported something.
+    writer
+        Writes the files.
     """
 
-    def __init__(self, prefix: str, host: str, port: int, on_progress: Callable[[], None]) -> None:
+    def __init__(self, prefix: str, writer: WriterProcess) -> None:
         self.group = RecordGroup(f"{prefix}HDF1:")
-        self.writer = WriterProcess(host, port, self)
+        self.writer = writer
         self.connected = False
         self.problem = ""
         self.ready = asyncio.Event()
         self.last_frame = -1
-        self.shape = (0, 0)
-        self._on_progress = on_progress
+        self.received = 0
+        self.dtype = ""
+        self.shape: tuple[int, ...] = (0, 0)
         self._reply: asyncio.Future[None] | None = None
+        self._single_armed = False
         self._add_records()
 
     def _add_records(self) -> None:
         group = self.group
+        add_plugin_records(group, "FileHDF1", "NDFileHDF5")
+        add_hdf5_records(group)
         group.setting("FilePath", CharArray, "", put=self._put_path)
         group.setting("FileName", CharArray, "frames")
         group.setting("FileTemplate", CharArray, "%s%s_%6.6d.h5")
         group.readback("FullFileName_RBV", CharArray, "")
-        group.readback("WriteMessage", CharArray, "")
-        group.readback("FilePathExists_RBV", Enum, 0, enum_strings=_NO_YES)
-        group.readback("WriteStatus", Enum, 0, enum_strings=("Write OK", "Write error"))
+        group.control("WriteMessage", CharArray, "", read_only=True)
+        group.readback("FilePathExists_RBV", Enum, 0, enum_strings=NO_YES)
+        group.control(
+            "WriteStatus", Enum, 0, read_only=True, enum_strings=("Write OK", "Write error")
+        )
         group.setting("FileNumber", Long, 1)
         group.setting("CreateDirectory", Long, 0)
-        group.setting("NumCapture", Long, 1, put=self._put_num_capture)
+        group.setting("NumCapture", Long, 1, put=self._at_least("NumCapture", 0))
         group.readback("NumCaptured_RBV", Long, 0)
-        group.setting("ArrayCounter", Long, 0)
-        group.setting("DroppedArrays", Long, 0)
-        group.setting("AutoIncrement", Enum, 1, enum_strings=_NO_YES)
-        group.setting("AutoSave", Enum, 0, enum_strings=_NO_YES)
-        group.setting("EnableCallbacks", Enum, 1, enum_strings=("Disable", "Enable"))
-        group.setting("BlockingCallbacks", Enum, 1, enum_strings=_NO_YES)
-        group.setting("LazyOpen", Enum, 1, enum_strings=_NO_YES)
+        group.setting("AutoIncrement", Enum, 1, enum_strings=NO_YES)
+        group.setting("AutoSave", Enum, 0, enum_strings=NO_YES)
+        group.setting("EnableCallbacks", Enum, 1, put=self._put_enable, enum_strings=DISABLE_ENABLE)
+        # An acquisition ends when its frames are in the file, and no frame is ever skipped.
+        group.fixed(["BlockingCallbacks"], Enum, 1, enum_strings=NO_YES)
+        group.fixed(["MinCallbackTime"], Double, 0.0, precision=3, units="s")
+        group.setting("LazyOpen", Enum, 0, enum_strings=NO_YES)
         group.setting("Capture", Enum, 0, put=self._put_capture, enum_strings=_DONE_CAPTURE)
-        group.setting(
-            "FileWriteMode", Enum, 2, put=self._put_mode,
-            enum_strings=("Single", "Capture", "Stream"),
-        )  # fmt: skip
+        group.setting("FileWriteMode", Enum, _STREAM, put=self._put_mode, enum_strings=_WRITE_MODES)
+        group.setting("WriteFile", Enum, 0, put=self._put_write, enum_strings=("Done", "Write"))
         group.setting("Compression", Enum, 0, put=self._put_compression, enum_strings=_COMPRESSIONS)
-        group.setting("NDArrayPort", String, "AD1")
-        group.readback("PortName_RBV", String, "FileHDF1")
-        group.readback("PluginType_RBV", String, "NDFileHDF5")
-        for axis in range(3):
-            group.readback(f"ArraySize{axis}_RBV", Long, 0)
+        group.setting("ZLevel", Long, 1, put=self._at_least("ZLevel", 1, 9))
+        group.setting(
+            "NumFramesChunks", Long, 1, put=self._at_least("NumFramesChunks", 0, _CHUNK_LIMIT)
+        )
+        group.setting("NumFramesFlush", Long, 0, put=self._at_least("NumFramesFlush", 0))
+        group.control("FlushNow", Enum, 0, put=self._put_flush, enum_strings=("Done", "Flush"))
+        group.setting("SWMRMode", Enum, 0, enum_strings=OFF_ON)
+        group.readback("SWMRActive_RBV", Enum, 0, enum_strings=("Off", "Active"))
+        group.readback("SWMRCbCounter_RBV", Long, 0)
+        group.control("RunTime", Double, 0.0, precision=3, units="s", read_only=True)
+        group.control("IOSpeed", Double, 0.0, precision=1, units="Mbit/s", read_only=True)
 
     # ---- puts
 
@@ -98,32 +120,73 @@ class FilePlugin:
         self.group.set("FilePathExists_RBV", int(Path(text).is_dir()) if text else 0)
         return None
 
-    def _put_num_capture(self, value: int) -> Completion:
-        if value < 0:
-            raise PutRefusedError(
-                f"{self.group.prefix}NumCapture can't take {value}: expected 0 (until Capture is "
-                "put to 0) or more."
-            )
-        self.group.set("NumCapture", value)
+    def _at_least(self, name: str, low: int, high: int = 2**31 - 1) -> PutHandler:
+        def put(value: int) -> None:
+            if not low <= value <= high:
+                raise PutRefusedError(
+                    f"{self.group.prefix}{name} can't take {value}: expected {low} to {high}."
+                )
+            self.group.set(name, value)
+
+        return put
+
+    def _put_enable(self, value: int) -> Completion:
+        self.group.set("EnableCallbacks", value)
+        self.writer.command(op="enable", value=value)
         return None
 
     def _put_mode(self, value: int) -> Completion:
-        if value != 2:
-            raise PutRefusedError(f"{self.group.prefix}FileWriteMode: only Stream is available.")
+        if value not in (_SINGLE, _STREAM):
+            raise PutRefusedError(
+                f"{self.group.prefix}FileWriteMode can't be Capture: frames are not kept in "
+                "memory; expected Single (a file for each) or Stream (one file for all)."
+            )
+        if self.group.get("Capture_RBV"):
+            raise PutRefusedError(
+                f"{self.group.prefix}FileWriteMode can't change while a file is open: put "
+                "Capture to 0 before."
+            )
+        self.group.set("FileWriteMode", value)
         return None
 
     def _put_compression(self, value: int) -> Completion:
-        if _COMPRESSIONS[value] not in _WRITER_COMPRESSIONS:
+        if _COMPRESSIONS[value] not in _AVAILABLE:
             raise PutRefusedError(
                 f"{self.group.prefix}Compression can't be {_COMPRESSIONS[value]}: expected one of "
-                f"{', '.join(_WRITER_COMPRESSIONS)}."
+                f"{', '.join(_AVAILABLE)}."
             )
         self.group.set("Compression", value)
         return None
 
-    def _put_capture(self, value: int) -> Completion:
+    def _put_flush(self, value: int) -> Completion:
+        if value:
+            self.writer.command(op="flush")
+        return None
+
+    def _put_write(self, value: int) -> Completion:
+        """Write the newest frame into a file of its own (FileWriteMode Single)."""
+        if not value:
+            return None
+        where = f"{self.group.prefix}WriteFile"
+        if self.group.get("FileWriteMode") != _SINGLE:
+            raise PutRefusedError(f"{where}: expected FileWriteMode Single, found Stream.")
+        self._check_idle("WriteFile")
+        self._clear_problem()
+        path = self._next_path("WriteFile")
+        return self._ask(
+            "WriteFile",
+            op="write",
+            path=str(path),
+            number=self.group.get("FileNumber"),
+            layout=self._layout(),
+        )
+
+    def _check_idle(self, name: str) -> None:
         if self._reply is not None and not self._reply.done():
-            raise PutRefusedError(f"{self.group.prefix}Capture is still at work on the last put.")
+            raise PutRefusedError(f"{self.group.prefix}{name} is still at work on the last put.")
+
+    def _put_capture(self, value: int) -> Completion:
+        self._check_idle("Capture")
         if value:
             if self.group.get("Capture_RBV"):
                 return None
@@ -132,44 +195,88 @@ class FilePlugin:
         if not self.group.get("Capture_RBV"):
             self.group.set("Capture", 0)
             return None
-        return self._ask(op="close")
+        return self._ask("Capture", op="close")
 
     def _start(self) -> Completion:
         self._clear_problem()
+        where = f"{self.group.prefix}Capture: "
+        if self.group.get("FileWriteMode") != _STREAM:
+            raise PutRefusedError(f"{where}expected FileWriteMode Stream, found Single.")
         try:
-            path = self._next_path()
+            path = self._next_path("Capture")
         except PutRefusedError as error:
-            self._fail(str(error).removeprefix(f"{self.group.prefix}Capture: "))
+            self._fail(str(error).removeprefix(where))
             raise
         self.group.set("NumCaptured_RBV", 0)
         self.group.set("DroppedArrays", 0)
+        self.group.set("SWMRCbCounter_RBV", 0)
         self.group.records["Capture"].set(1)
+        self._single_armed = False
         return self._ask(
+            "Capture",
             op="open",
             path=str(path),
-            shape=self.shape,
-            compression=_WRITER_COMPRESSIONS[_COMPRESSIONS[self.group.get("Compression")]],
+            lazy=self.group.get("LazyOpen"),
             limit=self.group.get("NumCapture"),
+            flush=self.group.get("NumFramesFlush"),
+            layout=self._layout(),
         )
 
-    def _next_path(self) -> Path:
+    def _layout(self) -> dict[str, Any]:
+        compressed = _COMPRESSIONS[self.group.get("Compression")] == "zlib"
+        return {
+            "dtype": self.dtype,
+            "shape": self.shape,
+            "level": self.group.get("ZLevel") if compressed else 0,
+            "chunk": max(1, self.group.get("NumFramesChunks")),
+            "swmr": bool(self.group.get("SWMRMode")),
+        }
+
+    def prepare(self) -> None:
+        """Get ready for an acquisition: in Single mode, with AutoSave, each frame gets a file.
+
+        Raises
+        ------
+        PutRefusedError
+            If files can't be written.
+        """
+        group = self.group
+        single = group.get("FileWriteMode") == _SINGLE and bool(group.get("AutoSave"))
+        if not single or not group.get("EnableCallbacks"):
+            if self._single_armed:
+                self.writer.command(op="single", template="")
+                self._single_armed = False
+            return
+        self._clear_problem()
+        self._next_path("Acquire")
+        self._single_armed = True
+        self.writer.command(
+            op="single",
+            template=group.text("FileTemplate"),
+            directory=group.text("FilePath_RBV"),
+            name=group.text("FileName"),
+            number=group.get("FileNumber"),
+            increment=group.get("AutoIncrement"),
+            layout=self._layout(),
+        )
+
+    def _next_path(self, put: str) -> Path:
         directory = self.group.text("FilePath_RBV")
-        template = self.group.text("FileTemplate")
-        name, number = self.group.text("FileName"), self.group.get("FileNumber")
-        where = f"{self.group.prefix}Capture"
+        where = f"{self.group.prefix}{put}"
         if not directory.startswith("/"):
             raise PutRefusedError(f"{where}: FilePath must be absolute, found {directory!r}.")
         if not self.connected:
             raise PutRefusedError(f"{where}: the frame writer gets no frames from the server.")
         folder = Path(directory)
         try:
-            # As with ADCore's printf, a template may leave out the last of the three.
-            taken = template.replace("%%", "").count("%")
-            path = Path(template % (directory, name, number)[:taken])
-        except (TypeError, ValueError) as error:
-            raise PutRefusedError(
-                f"{where}: FileTemplate {template!r} must take path, name and number: {error}."
-            ) from None
+            path = file_path(
+                self.group.text("FileTemplate"),
+                directory,
+                self.group.text("FileName"),
+                self.group.get("FileNumber"),
+            )
+        except ValueError as error:
+            raise PutRefusedError(f"{where}: {error}.") from None
         depth = abs(self.group.get("CreateDirectory"))
         try:
             missing = sum(not parent.exists() for parent in (folder, *folder.parents))
@@ -184,10 +291,10 @@ class FilePlugin:
         self.group.set("FilePathExists_RBV", 1)
         return path
 
-    def _ask(self, **command: Any) -> Completion:
+    def _ask(self, put: str, **command: Any) -> Completion:
         if not self.writer.command(**command):
             self._fail("the frame writer is not running")
-            raise PutRefusedError(f"{self.group.prefix}Capture: the frame writer is not running.")
+            raise PutRefusedError(f"{self.group.prefix}{put}: the frame writer is not running.")
         loop = asyncio.get_running_loop()
         reply = self._reply = loop.create_future()
         timer = loop.call_later(_WRITER_TIMEOUT, self._fail, "the frame writer does not answer")
@@ -203,21 +310,29 @@ class FilePlugin:
             self.connected = True
             self.last_frame = -1  # a new server numbers anew
             self.ready.set()
+            self.writer.command(op="enable", value=group.get("EnableCallbacks"))
             self.restore()
         elif event == "disconnected":
             self.connected = False
-        elif event == "opened":
-            group.set_text("FullFileName_RBV", details["path"])
+        elif event == "armed":
             group.set("Capture", 1)
-            if group.get("AutoIncrement"):
-                group.set("FileNumber", group.get("FileNumber") + 1)
+            self._answer()
+        elif event == "opened":
+            group.set("Capture", 1)
+            group.set("SWMRActive_RBV", int(details["swmr"]))
+            self._named(details["path"], group.get("FileNumber"))
+            self._answer()
+        elif event == "written":
+            self._named(details["path"], details["number"])
             self._answer()
         elif event == "closed":
+            group.set("RunTime", details["seconds"])
+            group.set("IOSpeed", 8e-6 * details["nbytes"] / max(details["seconds"], 1e-6))
+            group.set("SWMRActive_RBV", 0)
             group.set("Capture", 0)
             self._answer()
         elif event == "frames":
-            self.last_frame = details["last"]
-            self._count(details["captured"], details["dropped"])
+            self._count(details)
         elif event == "failed":
             self._fail(details["message"])
         elif event == "died":
@@ -227,14 +342,23 @@ class FilePlugin:
             else:
                 group.set_text("WriteMessage", details["message"])
                 group.alarm(AlarmStatus.COMM, AlarmSeverity.INVALID_ALARM)
-        self._on_progress()
 
-    def _count(self, captured: int, dropped: int) -> None:
-        before = self.group.get("NumCaptured_RBV")
-        if captured > before:
-            self.group.set("ArrayCounter", self.group.get("ArrayCounter") + captured - before)
-        self.group.set("NumCaptured_RBV", captured)
-        self.group.set("DroppedArrays", dropped)
+    def _named(self, path: str, number: int) -> None:
+        self.group.set_text("FullFileName_RBV", path)
+        if self.group.get("AutoIncrement"):
+            self.group.set("FileNumber", number + 1)
+
+    def _count(self, details: Mapping[str, Any]) -> None:
+        group = self.group
+        self.last_frame = details["last"]
+        self.received += details["received"]
+        group.set("ArrayCounter", group.get("ArrayCounter") + details["received"])
+        group.set("NumCaptured_RBV", details["captured"])
+        group.set("DroppedArrays", details["dropped"])
+        if group.get("SWMRActive_RBV"):
+            group.set("SWMRCbCounter_RBV", group.get("SWMRCbCounter_RBV") + 1)
+        if details["received"]:
+            show_newest(group, details["last"], details["time"])
 
     def _answer(self, problem: str = "") -> None:
         reply, self._reply = self._reply, None
@@ -252,9 +376,9 @@ class FilePlugin:
         self.group.set("WriteStatus", 1)
         self.group.set_text("WriteMessage", problem)
         self.group.set("Capture", 0)
+        self.group.set("SWMRActive_RBV", 0)
         self.group.alarm(AlarmStatus.WRITE, AlarmSeverity.INVALID_ALARM)
         self._answer(self.problem)
-        self._on_progress()
 
     def _clear_problem(self) -> None:
         self.problem = ""
@@ -267,11 +391,10 @@ class FilePlugin:
             self.group.set_text("WriteMessage", "")
             self.group.clear_alarm()
 
-    def set_shape(self, shape: tuple[int, int]) -> None:
-        """Tell the size of the frames, ``(ny, nx)``."""
-        self.shape = shape
-        self.group.set("ArraySize0_RBV", shape[1])
-        self.group.set("ArraySize1_RBV", shape[0])
+    def set_array(self, dtype: str, shape: tuple[int, ...], nbytes: int) -> None:
+        """Tell what frames are like."""
+        self.dtype, self.shape = dtype, shape
+        show_array(self.group, "UInt32" if dtype == EVENTS else "UInt16", shape, nbytes)
 
     def lose_link(self) -> None:
         """Put all records into alarm: the device server is gone."""

@@ -113,8 +113,8 @@ class FlyScan:
             "DwellTime", Double, 0.01, put=self._put_dwell,
             lower_ctrl_limit=_DWELL_S[0], upper_ctrl_limit=_DWELL_S[1], **seconds,
         )  # fmt: skip
-        group.command("Execute", Enum, 0, put=self._put_execute, enum_strings=("Done", "Execute"))
-        group.command("Abort", Enum, 0, put=self._put_abort, enum_strings=("Done", "Abort"))
+        group.control("Execute", Enum, 0, put=self._put_execute, enum_strings=("Done", "Execute"))
+        group.control("Abort", Enum, 0, put=self._put_abort, enum_strings=("Done", "Abort"))
         group.readback("ExecuteState", Enum, 0, enum_strings=_STATES)
         group.readback("ExecuteStatus", Enum, 0, enum_strings=_STATUSES)
         group.readback("ExecuteMessage", CharArray, "")
@@ -123,7 +123,7 @@ class FlyScan:
         group.readback("ScanNumber", Long, 0)
         group.readback("StartTime", Double, 0.0, precision=6, units="s")
         group.readback("TimeScale", Double, 1.0, precision=3)
-        group.command("ReadFrom", Long, 0, put=self._put_read)
+        group.control("ReadFrom", Long, 0, put=self._put_read)
         group.readback("BlockScan", Long, 0)
         group.readback("BlockStart", Long, 0)
         group.readback("BlockPoints", Long, 0)

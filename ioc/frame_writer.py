@@ -1,10 +1,16 @@
 """The frame writer: a process that takes frames from the device server and writes them to HDF5.
 
-The IOC starts it and speaks with it over standard input and output, one JSON object per line.
-Commands: ``{"op": "open", "path": …, "shape": [ny, nx], "compression": …, "limit": n}`` and
-``{"op": "close"}``. Events: ``connected``, ``disconnected`` (reason), ``opened`` (path), ``closed``
-(path, frames, complete), ``failed`` (message), ``frames`` (last: number of the newest frame that is
-dealt with; captured: frames in the file; dropped). It ends when standard input closes.
+The IOC starts it and speaks with it over standard input and output, one JSON object per line. It
+ends when standard input closes.
+
+Commands: ``open`` (a file for many frames), ``single`` (a file for each), ``write`` (the newest
+frame), ``flush``, ``close``, ``enable`` (whether frames are taken for files), ``image`` (put the
+first frame newer than ``after`` into the shared memory).
+
+Events: ``connected``, ``disconnected`` (reason), ``armed``, ``opened`` (path), ``written`` (path,
+number), ``closed`` (path, frames, complete, seconds, nbytes), ``failed`` (message), ``frames``
+(last: number of the newest frame that is dealt with; time: its exposure; received: frames since
+the last such event; captured: frames in the file; dropped), ``image`` (number, time, shape).
 """
 
 from __future__ import annotations
@@ -13,25 +19,22 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import selectors
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from beamline.core.errors import DeviceServerError
-from ioc.frames import FrameFile, FrameHeader, parse_frame_header
+from ioc.frame_stream import FrameStream
+from ioc.frames import FrameHeader
+from ioc.live_image import ImageMemory, picture
+from ioc.recorder import Recorder
 
 __all__ = ["main"]
 
-#: Frames reach the file at least this often (s), and always when the stream pauses.
-_FLUSH_PERIOD = 0.25
 _BACK_OFF = (0.1, 2.0)
-_HEADER_LIMIT = 4096
 
 
 class _Stop(Exception):  # noqa: N818  (not an error)
@@ -39,26 +42,16 @@ class _Stop(Exception):  # noqa: N818  (not an error)
 
 
 class _Writer:
-    """State of the process: a connection, perhaps a file, a frame that is arriving."""
+    """The process: a connection to the device server, a recorder, the way to the IOC."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, memory: ImageMemory | None) -> None:
         self._address = (host, port)
         self._selector = selectors.DefaultSelector()
         self._commands = b""
-        self._socket: socket.socket | None = None
-        self._greeted = False
-        self._received = bytearray()
-        self._header: FrameHeader | None = None
-        self._pixels = bytearray()
-        self._filled = 0
-        self._file: FrameFile | None = None
-        self._limit = 0
-        self._failed = False
-        self._last = -1
-        self._captured = 0
-        self._dropped = 0
-        self._unreported = 0
-        self._flushed = time.monotonic()
+        self._stream: FrameStream | None = None
+        self._recorder = Recorder(self.tell)
+        self._memory = memory
+        self._image_after: int | None = None
 
     # ---- talking with the IOC
 
@@ -77,40 +70,25 @@ class _Writer:
             raise _Stop
         *lines, self._commands = (self._commands + chunk).split(b"\n")
         for line in lines:
-            command = json.loads(line)
-            if command["op"] == "open":
-                self._open(command)
-            elif command["op"] == "close":
-                self._close(complete=True)
+            self._obey(json.loads(line))
 
-    def _open(self, command: dict[str, Any]) -> None:
-        path = Path(command["path"])
-        if self._file is not None:
-            self._close(complete=False)
-        try:
-            self._file = FrameFile(
-                path, tuple(command["shape"]), compression=command["compression"]
-            )
-        except (OSError, ValueError) as error:
-            self.tell("failed", message=_reason(f"can't create {path}", error))
-            return
-        self._limit = command["limit"]
-        self._captured = self._dropped = 0
-        self._failed = False
-        self.tell("opened", path=str(path))
-
-    def _close(self, *, complete: bool) -> None:
-        file, self._file = self._file, None
-        if file is None:
-            self.tell("closed", path="", frames=0, complete=False)
-            return
-        whole = complete and not self._failed
-        try:
-            file.close(complete=whole)
-        except (OSError, RuntimeError, ValueError) as error:
-            self.tell("failed", message=_reason(f"can't finish {file.path}", error))
-            return
-        self.tell("closed", path=str(file.path), frames=file.frames, complete=whole)
+    def _obey(self, command: dict[str, Any]) -> None:
+        recorder, op = self._recorder, command["op"]
+        if op == "open":
+            recorder.open(command)
+        elif op == "single":
+            recorder.single(command)
+        elif op == "write":
+            recorder.write(command)
+        elif op == "enable":
+            recorder.enabled = bool(command["value"])
+        elif op == "flush":
+            recorder.settle()
+        elif op == "close":
+            recorder.close()
+        elif op == "image":
+            self._image_after = command["after"]
+            self._show()
 
     # ---- talking with the device server
 
@@ -132,29 +110,25 @@ class _Writer:
         except _Stop:
             pass
         finally:
-            if self._file is not None:
-                with contextlib.suppress(OSError, RuntimeError, ValueError):
-                    self._file.close(complete=False)
+            self._recorder.end()
 
     def _connect(self) -> None:
-        self._socket = socket.create_connection(self._address, timeout=3.0)
-        self._socket.sendall(b"FRAMES\n")
-        self._socket.setblocking(False)
-        self._greeted = False
-        self._last = -1
-        self._received.clear()
-        self._header = None
-        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._stream = FrameStream(self._address, self._greeted, self._take)
+        self._recorder.begin()
+        self._selector.register(self._stream.socket, selectors.EVENT_READ)
+
+    def _greeted(self) -> None:
+        self.tell("connected")
 
     def _disconnect(self, reason: str) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(self._socket)
-            self._socket.close()
-            self._socket = None
-        if self._greeted:
-            self._greeted = False
-            self._settle()
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(stream.socket)
+        stream.close()
+        if stream.greeted:
+            self._recorder.settle()
             self.tell("disconnected", reason=reason)
 
     def _wait(self, seconds: float) -> None:
@@ -165,106 +139,46 @@ class _Writer:
 
     def _receive(self) -> None:
         """Take commands and frames until the connection is lost."""
-        assert self._socket is not None  # noqa: S101  (connected by the caller)
+        stream, recorder = self._stream, self._recorder
+        assert stream is not None  # noqa: S101  (connected by the caller)
         while True:
             # With frames to flush, only look whether more is coming.
-            ready = self._selector.select(0 if self._unreported else None)
-            late = time.monotonic() - self._flushed > _FLUSH_PERIOD
-            if self._unreported and (not ready or late):
-                self._settle()
-            for key, _ in ready:
+            ready = self._selector.select(0 if recorder.unreported else None)
+            if recorder.unreported and (not ready or recorder.is_late()):
+                recorder.settle()
+            # Commands first: one that came before an acquisition holds for its first frame.
+            for key, _ in sorted(ready, key=lambda item: item[0].fd):
                 if key.fd == 0:
                     self._read_commands()
-                elif self._header is None:
-                    self._receive_line(self._socket)
                 else:
-                    self._receive_pixels(self._socket, self._header)
+                    stream.receive()
 
-    def _receive_line(self, connection: socket.socket) -> None:
-        # A peek finds the end of the line without taking pixels behind it.
-        ahead = connection.recv(_HEADER_LIMIT, socket.MSG_PEEK)
-        if not ahead:
-            raise ConnectionResetError("the device server closed the frame connection")
-        end = ahead.find(b"\n")
-        self._received += connection.recv(len(ahead) if end < 0 else end + 1)
-        if end < 0:
-            if len(self._received) > _HEADER_LIMIT:
-                raise DeviceServerError("the device server sent a header without an end.")
+    def _take(self, header: FrameHeader, payload: bytearray) -> None:
+        self._recorder.take(header, payload)
+        self._show()
+
+    def _show(self) -> None:
+        """Give the IOC the image that it asked for, if there is a newer one than it has."""
+        newest = self._recorder.newest
+        if self._image_after is None or newest is None or self._memory is None:
             return
-        line = self._received.decode("latin-1").rstrip("\r\n")
-        self._received.clear()
-        if not self._greeted:
-            if line != "OK:FRAMES":
-                raise DeviceServerError(f"the device server gives no frames: {line}.")
-            self._greeted = True
-            self.tell("connected")
+        header, payload = newest
+        if header.number <= self._image_after:
             return
-        self._header = parse_frame_header(line)
-        self._filled = 0
-        if len(self._pixels) != self._header.nbytes:
-            self._pixels = bytearray(self._header.nbytes)
-
-    def _receive_pixels(self, connection: socket.socket, header: FrameHeader) -> None:
-        with memoryview(self._pixels) as view:
-            taken = connection.recv_into(view[self._filled :])
-        if taken == 0:
-            raise ConnectionResetError("the device server closed the frame connection")
-        self._filled += taken
-        if self._filled == header.nbytes:
-            self._header = None
-            self._take(header)
-
-    # ---- frames
-
-    def _take(self, header: FrameHeader) -> None:
-        if self._last >= 0 and header.number > self._last + 1 and self._file is not None:
-            self._dropped += header.number - self._last - 1
-        self._last = header.number
-        self._unreported += 1
-        if self._file is None:
-            return
-        if self._failed or (self._limit and self._file.frames >= self._limit):
-            self._dropped += int(self._failed)
-            return
-        try:
-            self._file.append(header, self._pixels)
-            self._captured = self._file.frames
-        except (OSError, RuntimeError, ValueError) as error:
-            self._fail(error)
-        if self._limit and self._file.frames >= self._limit:
-            self._settle()
-            self._close(complete=True)
-
-    def _fail(self, error: Exception) -> None:
-        assert self._file is not None  # noqa: S101  (only a file fails)
-        self._failed = True
-        self._dropped += 1
-        self.tell("failed", message=_reason(f"can't write {self._file.path}", error))
-
-    def _settle(self) -> None:
-        """Flush, then report what is dealt with."""
-        if self._file is not None and not self._failed:
-            try:
-                self._file.flush()
-            except (OSError, RuntimeError, ValueError) as error:
-                self._fail(error)
-        self._flushed = time.monotonic()
-        self._unreported = 0
-        self.tell("frames", last=self._last, captured=self._captured, dropped=self._dropped)
-
-
-def _reason(what: str, error: Exception) -> str:
-    # HDF5 wraps the system's error into its own; people know the system's.
-    found = re.search(r"errno = (\d+)", str(error))
-    text = os.strerror(int(found.group(1))) if found else " ".join(str(error).split())
-    return f"{what}: {text}"
+        self._image_after = None
+        image = picture(header, payload)
+        self._memory.store(image)
+        self.tell("image", number=header.number, time=header.time, shape=image.shape)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the frame writer; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m ioc.frame_writer", description=__doc__)
     parser.add_argument("--server", required=True, metavar="HOST:PORT")
-    host, _, port = parser.parse_args(argv).server.rpartition(":")
+    parser.add_argument("--image-memory", type=int, metavar="DESCRIPTOR")
+    arguments = parser.parse_args(argv)
+    host, _, port = arguments.server.rpartition(":")
+    descriptor = arguments.image_memory
 
     # A signal to the whole group is the IOC's business: it closes standard input when it is done,
     # and however it dies, the kernel does.
@@ -272,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     import h5py  # noqa: F401  (now, and not when the first file is to be opened)
 
-    _Writer(host, int(port)).run()
+    _Writer(host, int(port), ImageMemory(descriptor) if descriptor is not None else None).run()
     return 0
 
 

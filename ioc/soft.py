@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
-from ioc.channel import Field, PutHandler
-from ioc.fields import CharArray, Double, DoubleArray, Enum, Long, String
+from ioc.channel import Field, PutHandler, PutRefusedError, shown
+from ioc.fields import (
+    CharArray,
+    Double,
+    DoubleArray,
+    Enum,
+    FloatArray,
+    Long,
+    LongArray,
+    Short,
+    String,
+)
 from ioc.record import Record
 
 __all__ = ["RecordGroup", "Soft"]
@@ -20,6 +30,8 @@ _RECORD_TYPES: dict[type[Field], tuple[str, str]] = {
     String: ("stringin", "stringout"),
     CharArray: ("waveform", "waveform"),
     DoubleArray: ("waveform", "waveform"),
+    FloatArray: ("waveform", "waveform"),
+    LongArray: ("waveform", "waveform"),
 }
 
 
@@ -43,10 +55,14 @@ class Soft(Record):
             self.add("EGU", String, value=metadata["units"], read_only=True)
         self.value: Any = self.add("VAL", kind, put=put, read_only=read_only, **metadata)
 
-    def set(self, value: Any) -> None:
-        """Give a new value."""
+    def set(self, value: Any, *, force: bool = False) -> None:
+        """Give a new value; `force` sends monitors even if it is the old one."""
         self.touch()
-        self.value.post(value)
+        self.value.post(value, force=force)
+
+    def add_disable(self) -> None:
+        """Add DISA, which some clients connect to."""
+        self.add("DISA", Short, value=0, read_only=True)
 
 
 class RecordGroup:
@@ -87,16 +103,36 @@ class RecordGroup:
         )
         self.readback(f"{name}_RBV", kind, value, **metadata)
 
-    def command(
-        self, name: str, kind: type[Field], value: Any, put: PutHandler, **metadata: Any
-    ) -> None:
-        """Add a record that clients write to make something happen."""
-        self.records[name] = Soft(self.prefix + name, kind, value=value, put=put, **metadata)
+    def control(self, name: str, kind: type[Field], value: Any, **options: Any) -> None:
+        """Add a record that clients write and that has no ``_RBV`` partner."""
+        self.records[name] = Soft(self.prefix + name, kind, value=value, **options)
 
-    def settings(self, names: Sequence[str], kind: type[Field], value: Any) -> None:
-        """Add several settings of the same kind."""
+    def fixed(self, names: Sequence[str], kind: type[Field], value: Any, **metadata: Any) -> None:
+        """Add settings with one possible value: a put of it is fine, of another it is refused."""
         for name in names:
-            self.setting(name, kind, value)
+            self.setting(name, kind, value, put=self.only(name, value), **metadata)
+
+    def only(self, name: str, value: Any) -> PutHandler:
+        """Return a put handler for a record with one possible value."""
+        return self._put_of(name, lambda: value)
+
+    def same(self, name: str) -> PutHandler:
+        """Return a put handler for a record whose value only the IOC changes."""
+        return self._put_of(name, lambda: self.get(name))
+
+    def _put_of(self, name: str, possible: Callable[[], Any]) -> PutHandler:
+        def refuse_others(new: Any) -> None:
+            value = possible()
+            if new == value:
+                return
+            field = self.records[name].value
+            states = field.states if isinstance(field, Enum) else ()
+            found, expected = (states[i] if states else shown(i) for i in (new, value))
+            raise PutRefusedError(
+                f"{self.prefix}{name} can't be set to {found}: only {expected} is available here."
+            )
+
+        return refuse_others
 
     def get(self, name: str) -> Any:
         """Present value of a record."""
@@ -111,7 +147,7 @@ class RecordGroup:
 
     def set_text(self, name: str, text: str) -> None:
         """Give a character waveform, and its partner, a new text (cut to its length)."""
-        self.set(name, text.encode("utf-8")[:1000] + b"\0")
+        self.set(name, text.encode("utf-8")[:1000].decode("utf-8", "ignore").encode() + b"\0")
 
     def text(self, name: str) -> str:
         """Present text of a character waveform."""

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from ioc.live_image import ImageMemory
+
 __all__ = ["WriterListener", "WriterProcess"]
 
 _log = logging.getLogger("ioc.writer")
@@ -39,6 +41,8 @@ class WriterProcess:
     ----------
     restarts : int
         How often it had to be started again.
+    memory : ImageMemory
+        Where it puts images.
     """
 
     def __init__(self, host: str, port: int, listener: WriterListener) -> None:
@@ -46,6 +50,7 @@ class WriterProcess:
         self._listener = listener
         self._process: asyncio.subprocess.Process | None = None
         self.restarts = 0
+        self.memory = ImageMemory()
 
     def command(self, **command: Any) -> bool:
         """Send a command; return False if there is no writer to take it."""
@@ -61,6 +66,8 @@ class WriterProcess:
         while True:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "ioc.frame_writer", "--server", self._server),
+                *("--image-memory", str(self.memory.descriptor)),
+                pass_fds=(self.memory.descriptor,),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
