@@ -131,7 +131,7 @@ def test_the_device_server_dies_in_mid_move_and_comes_back(stack: Stack):
         put("AD1:cam1:Acquire", 1)
         def state():
             return [get("AD1:cam1:DetectorState_RBV", as_string=True),
-                    get("AD1:cam1:StatusMessage_RBV")]
+                    get("AD1:cam1:StatusMessage_RBV", as_string=True)]
         tell(failed_at_once=failed, within=time.time() - start, setpoint=get("SAMPLE:X"),
              camera=state())
         sys.stdin.readline()

@@ -154,7 +154,7 @@ def test_the_image_of_a_trigger_is_the_frame_in_the_file(stock, engine, docs):
 
     def look(name, doc):
         if name == "event":
-            images.append((det.image1.unique_id.get(), np.array(det.image1.image)))
+            images.append((det.image1.unique_id.get(), np.array(det.image1.shaped_image.get())))
 
     engine(bp.count([det], 3), look)
     (resource,) = docs.all("resource")
