@@ -23,6 +23,8 @@ _log = logging.getLogger("ioc.server")
 
 #: Monitors waiting for one client before they are reduced to the newest of each subscription.
 _BACKLOG = 4096
+#: Of updates with more bytes (images), only the newest of each subscription waits.
+_LARGE = 65536
 #: Bytes that are read from a client at once.
 _CHUNK = 65536
 #: Bytes that one message from a client may have.
@@ -145,6 +147,10 @@ class Circuit(_VirtualCircuit):
 
     def queue_monitor(self, subscription: int, message: bytes) -> None:
         """Queue a monitor update for sending."""
+        if len(message) > _LARGE:
+            waiting = len(self._monitors)
+            self._monitors = deque(item for item in self._monitors if item[0] != subscription)
+            self.context.coalesced += waiting - len(self._monitors)
         self._monitors.append((subscription, message))
         if len(self._monitors) > _BACKLOG:
             newest = {number: (number, update) for number, update in self._monitors}

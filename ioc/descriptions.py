@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ioc.record import Record
@@ -9,6 +10,43 @@ from ioc.record import Record
 __all__ = ["describe"]
 
 _PLUGIN = {
+    "ArrayRate": "Arrays per second",
+    "ArraySize": "Bytes of an array",
+    "ArrayCallbacks": "Arrays are given to plugins",
+    "AsynIO": "Low-level access, not available",
+    "BayerPattern": "Bayer pattern of colour arrays",
+    "Codec": "Compression of arrays in memory",
+    "CompressedSize": "Bytes of a compressed array",
+    "DisorderedArrays": "Arrays that came out of order",
+    "DroppedOutputArrays": "Arrays that could not be passed on",
+    "EmptyFreeList": "Free unused memory",
+    "EpicsTSSec": "Time of the last array, full seconds",
+    "EpicsTSNsec": "Time of the last array, rest",
+    "ExecutionTime": "Time the plugin takes for an array",
+    "MaxThreads": "Most threads of the plugin",
+    "NumThreads": "Threads of the plugin",
+    "MaxByteRate": "Limit of bytes per second; 0: none",
+    "MaxArrayRate": "Limit of arrays per second; 0: none",
+    "MaxArrayRate_COUT": "Output of MaxArrayRate",
+    "NDAttributesFile": "File of more attributes, not available",
+    "NDAttributesMacros": "Macros of that file",
+    "NDAttributesStatus": "State of that file",
+    "NumQueuedArrays": "Arrays waiting for plugins",
+    "PoolAllocBuffers": "Buffers in memory",
+    "PoolFreeBuffers": "Free buffers",
+    "PoolMaxBuffers": "Most buffers; 0: no limit",
+    "PoolUsedBuffers": "Used buffers",
+    "PoolMaxMem": "Limit of memory; 0: none",
+    "PoolUsedMem": "Used memory",
+    "ProcessPlugin": "Process the last array again",
+    "QueueFreeLow": "Free places that are too few",
+    "QueueUseHIGH": "Used places that are many",
+    "QueueUseHIHI": "Used places that are too many",
+    "SortMode": "Whether arrays are put in order",
+    "SortTime": "Time to wait for arrays out of order",
+    "SortSize": "Places for arrays out of order",
+    "SortFree": "Free places for such arrays",
+    "SortFreeLow": "Free places that are too few",
     "ArrayCounter": "Arrays taken in",
     "ArraySize0": "Size of the fastest axis",
     "ArraySize1": "Size of the second axis",
@@ -36,6 +74,71 @@ _PLUGIN = {
 
 #: By the name behind ``AD1:``, without ``_RBV``; a plugin's common names without the plugin.
 _DESCRIPTIONS = _PLUGIN | {
+    "cam1:AcquireBusy": "An acquisition is under way",
+    "cam1:BinX": "Columns per pixel",
+    "cam1:BinY": "Rows per pixel",
+    "cam1:FirmwareVersion": "Version of the firmware",
+    "cam1:FrameType": "What frames are taken for",
+    "cam1:Gain": "Gain of the sensor",
+    "cam1:MinX": "First column that is read",
+    "cam1:MinY": "First row that is read",
+    "cam1:Noise": "Noise of ADSimDetector, not available",
+    "cam1:NumExposuresCounter": "Exposures of the present frame",
+    "cam1:Offset": "Offset of ADSimDetector, not available",
+    "cam1:PeakVariation": "Peaks of ADSimDetector, not available",
+    "cam1:ReadStatus": "Read the status now (it always is)",
+    "cam1:Reset": "Stop whatever the camera does",
+    "cam1:ReverseX": "Mirror the columns",
+    "cam1:ReverseY": "Mirror the rows",
+    "cam1:SDKVersion": "Version of the maker's library",
+    "cam1:SerialNumber": "Serial number",
+    "cam1:ShutterCloseDelay": "Time the shutter takes to close",
+    "cam1:ShutterControl": "The camera's shutter (it has none)",
+    "cam1:ShutterMode": "Kind of the camera's shutter",
+    "cam1:ShutterOpenDelay": "Time the shutter takes to open",
+    "cam1:ShutterStatus": "State of the camera's shutter",
+    "cam1:ShutterFanout": "Camera's shutter, not used",
+    "cam1:StringFromServer": "Last answer of the camera",
+    "cam1:StringToServer": "Last command to the camera",
+    "cam1:Temperature": "Set temperature of the sensor",
+    "cam1:TemperatureActual": "Temperature of the sensor",
+    "cam1:WaitForPlugins": "Acquire ends when plugins are done",
+    "HDF1:BloscCompressor": "Blosc compressor, not available",
+    "HDF1:BloscLevel": "Blosc level, not available",
+    "HDF1:BloscShuffle": "Blosc shuffle, not available",
+    "HDF1:BoundaryAlign": "Alignment in the file; 0: none",
+    "HDF1:BoundaryThreshold": "Smallest aligned size",
+    "HDF1:ChunkSizeAuto": "Chunks by themselves, not available",
+    "HDF1:DataBitsOffset": "N-bit offset, not available",
+    "HDF1:DeleteDriverFile": "Delete the camera's own file",
+    "HDF1:DimAttDatasets": "Attributes with extra dimensions",
+    "HDF1:FileFormat": "Format of the file",
+    "HDF1:FileNumber_Sync": "Internal to ADCore",
+    "HDF1:FileNumber_write": "Internal to ADCore",
+    "HDF1:FillValue": "Value of pixels not written",
+    "HDF1:FlushNow": "Bring all frames into the file",
+    "HDF1:IOSpeed": "Mean speed of the last file",
+    "HDF1:NDAttributeChunk": "Attributes per chunk; 0: as it is",
+    "HDF1:NumColChunks": "Columns per chunk; 0: all",
+    "HDF1:NumDataBits": "N-bit precision, not available",
+    "HDF1:NumExtraDims": "Extra dimensions, not available",
+    "HDF1:NumFramesChunks": "Frames per chunk",
+    "HDF1:NumFramesFlush": "Frames from flush to flush; 0: by time",
+    "HDF1:NumRowChunks": "Rows per chunk; 0: all",
+    "HDF1:PositionMode": "Frames at given positions",
+    "HDF1:ReadFile": "Read a file, not available",
+    "HDF1:RunTime": "Time the last file was open",
+    "HDF1:StoreAttr": "Attributes of frames are stored",
+    "HDF1:StorePerform": "Times of writing are stored",
+    "HDF1:SWMRActive": "Readers are following the file",
+    "HDF1:SWMRCbCounter": "Flushes for readers that follow",
+    "HDF1:SWMRSupported": "Whether readers can follow",
+    "HDF1:SZipNumPixels": "szip block, not available",
+    "HDF1:TempSuffix": "Suffix of unfinished files",
+    "HDF1:XMLErrorMsg": "What is wrong with XMLFileName",
+    "HDF1:XMLFileName": "Layout of the file, not available",
+    "HDF1:XMLValid": "Whether XMLFileName is good",
+    "HDF1:ZLevel": "Level of zlib",
     "cam1:Acquire": "Start or stop taking frames",
     "cam1:AcquirePeriod": "Time from frame to frame",
     "cam1:AcquireTime": "Exposure time of a frame",
@@ -92,6 +195,17 @@ _DESCRIPTIONS = _PLUGIN | {
     "image1:ArrayData": "Pixels of the last frame",
 }
 
+#: Names with a number or an axis in them.
+_FAMILIES = (
+    (r"ArraySize\w", "Size of an axis"),
+    (r"Dim\dSA", "Part of Dimensions"),
+    (r"Gain\w+", "Gain of ADSimDetector, not available"),
+    (r"Peak\w+[XY]", "Peaks of ADSimDetector, not available"),
+    (r"Shutter\w*EPICS", "Camera's shutter, not used"),
+    (r"ExtraDim(Size|Chunk|Name)\w", "Extra dimension, not available"),
+    (r"Pos(Name|Index)Dim\w", "Position of frames, not available"),
+)
+
 
 def describe(records: Iterable[Record], prefix: str) -> None:
     """Give a DESC to the records of the area detector that have none.
@@ -107,5 +221,9 @@ def describe(records: Iterable[Record], prefix: str) -> None:
         field = record.fields["DESC"]
         name = record.name.removeprefix(prefix).removesuffix("_RBV")
         if not field.current and record.name.startswith(prefix):
-            text = _DESCRIPTIONS.get(name) or _DESCRIPTIONS.get(name.partition(":")[2], "")
-            field.post(text)
+            field.post(_DESCRIPTIONS.get(name) or _common(name.partition(":")[2]))
+
+
+def _common(name: str) -> str:
+    families = (text for pattern, text in _FAMILIES if re.fullmatch(pattern, name))
+    return _DESCRIPTIONS.get(name) or next(families, "")

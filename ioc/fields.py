@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,6 @@ class CharArray(Field, ChannelByte):
 class _Array(Field):
     """Numbers that clients only read; every post is sent, whether they have changed or not."""
 
-    scalar = False
     dtype: type[np.generic]
 
     def __init__(self, *, value: Any = (), max_length: int, **kwargs: Any) -> None:
@@ -182,6 +181,10 @@ class _Array(Field):
         """Store an array and send monitors."""
         del force
         super().post(np.asarray(value, dtype=self.dtype), force=True, monitor=monitor)
+
+    def number_payload(self, data_type: int) -> bytes | None:  # noqa: ARG002
+        """Return None: there are several numbers."""
+        return None
 
     def _to_wire(self, native: Any) -> Any:
         if native is ChannelType.STRING:

@@ -154,7 +154,10 @@ def test_the_image_of_a_trigger_is_the_frame_in_the_file(stock, engine, docs):
 
     def look(name, doc):
         if name == "event":
-            images.append((det.image1.unique_id.get(), np.array(det.image1.shaped_image.get())))
+            image1 = det.image1
+            _, height, width = image1.array_size.get()
+            pixels = image1.array_data.get()
+            images.append((image1.unique_id.get(), pixels.reshape(height, width)))
 
     engine(bp.count([det], 3), look)
     (resource,) = docs.all("resource")
