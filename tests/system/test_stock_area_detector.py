@@ -75,7 +75,9 @@ def signals(device: Device):
             yield item
 
 
-def test_every_signal_of_the_stock_classes_is_there(simulated):
+def test_every_signal_of_the_stock_classes_is_there(simulated, monkeypatch):
+    # All are waited for together.
+    monkeypatch.setattr(Device, "lazy_wait_for_connection", False)
     classes = {
         "cam1:": [cam.SimDetectorCam],
         "HDF1:": [plugins.HDF5Plugin, plugins.HDF5Plugin_V34, plugins.HDF5Plugin_V35],
@@ -84,7 +86,6 @@ def test_every_signal_of_the_stock_classes_is_there(simulated):
     for suffix, found in classes.items():
         for cls in found:
             device = cls(f"{simulated.prefix}AD1:{suffix}", name="x")
-            device.lazy_wait_for_connection = False
             everything = list(signals(device))
             assert len(everything) > 30
             device.wait_for_connection(all_signals=True, timeout=30)
