@@ -78,22 +78,18 @@ def signals(device: Device):
 def test_every_signal_of_the_stock_classes_is_there(simulated, monkeypatch):
     # All are waited for together.
     monkeypatch.setattr(Device, "lazy_wait_for_connection", False)
+    # The newest versions have all that the older ones have.
     classes = {
-        "cam1:": [cam.SimDetectorCam],
-        "HDF1:": [plugins.HDF5Plugin, plugins.HDF5Plugin_V34, plugins.HDF5Plugin_V35],
-        "image1:": [plugins.ImagePlugin, plugins.ImagePlugin_V34, plugins.ImagePlugin_V35],
+        "cam1:": cam.SimDetectorCam,
+        "HDF1:": plugins.HDF5Plugin_V35,
+        "image1:": plugins.ImagePlugin_V35,
     }
-    for suffix, found in classes.items():
-        for cls in found:
-            device = cls(f"{simulated.prefix}AD1:{suffix}", name="x")
-            everything = list(signals(device))
-            assert len(everything) > 30
-            device.wait_for_connection(all_signals=True, timeout=30)
-            for signal in everything:
-                value = signal.get()
-                if getattr(signal, "enum_strs", None):
-                    assert value in signal.enum_strs or 0 <= value < len(signal.enum_strs)
-            device.destroy()
+    for suffix, cls in classes.items():
+        device = cls(f"{simulated.prefix}AD1:{suffix}", name="x")
+        everything = list(signals(device))
+        assert len(everything) > 50
+        device.wait_for_connection(all_signals=True, timeout=30)
+        device.destroy()
 
 
 @pytest.mark.parametrize("plugin", [StreamPlugin, NewPlugin])
