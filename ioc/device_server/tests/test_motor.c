@@ -125,6 +125,39 @@ static void test_backlash(void)
     CHECK(motor_position(&m, m.finish) == 50, "does not arrive");
 }
 
+/* The first passage of a place, against a walk along the profile. */
+static void test_crossing(void)
+{
+    struct rng rng;
+    rng_seed(&rng, 3, 3);
+    int crossed = 0;
+    for (int i = 0; i < 3000; i++) {
+        struct profile p;
+        profile_hold(&p, 0, 0);
+        profile_go(&p, 0, 20 * rng_uniform(&rng) - 10, 1 + rng_uniform(&rng), 1 + rng_uniform(&rng));
+        double t = 3 * rng_uniform(&rng), sign = rng_uniform(&rng) < 0.5 ? -1 : 1;
+        profile_go(&p, t, 20 * rng_uniform(&rng) - 10, 1 + rng_uniform(&rng), 2);
+        if (i % 2)
+            profile_then(&p, 20 * rng_uniform(&rng) - 10, 1, 1);
+        double place = i % 3 == 0 ? 0.5 * (profile_position(&p, t) + p.final)
+                                  : 20 * rng_uniform(&rng) - 10;
+        double found = profile_crossing(&p, t, place, sign), step = 1e-3, walked = INFINITY;
+        for (double s = t; s < p.end && isinf(walked); s += step)
+            if (sign * (profile_position(&p, s) - place) < 0
+                && sign * (profile_position(&p, s + step) - place) >= 0)
+                walked = s;
+        if (isinf(found)) {
+            CHECK(isinf(walked), "%d: passes %g at %g s unseen", i, place, walked);
+            continue;
+        }
+        crossed++;
+        CHECK_NEAR(profile_position(&p, found), place, 1e-9);
+        CHECK(found >= t && found <= p.end, "%d: at %g s", i, found);
+        CHECK(found <= walked + step, "%d: found at %g s, passes at %g s", i, found, walked);
+    }
+    CHECK(crossed > 500, "only %d", crossed);
+}
+
 static void test_bragg(void)
 {
     struct motor m;
@@ -156,6 +189,7 @@ int main(void)
     test_retarget_does_not_overshoot_needlessly();
     test_stop_sets_the_setpoint();
     test_backlash();
+    test_crossing();
     test_bragg();
     return check_status();
 }
