@@ -77,6 +77,10 @@ class Axis(EpicsMotor):
         """Name and PV, for messages."""
         return f"{self.name} ({self.prefix})"
 
+    def __repr__(self) -> str:
+        # bluesky asks for it with every message; ophyd's looks at all components.
+        return f"{type(self).__name__}({self.prefix!r}, name={self.name!r})"
+
     @property
     def egu(self) -> str:
         """Unit of the positions (EGU)."""
@@ -242,7 +246,7 @@ class Axis(EpicsMotor):
         velocity = abs(float(latest(self.velocity)))
         if velocity == 0.0:
             return 60.0
-        return abs(position - self.position) / velocity + 2.0 * abs(latest(self.acceleration))
+        return abs(position - self._position) / velocity + 2.0 * abs(latest(self.acceleration))
 
     def _busy(self, timeout: float) -> bool:
         (done,) = read_many([self.motor_done_move], timeout)
@@ -289,7 +293,7 @@ class Axis(EpicsMotor):
         return f"{words} ({self.status_word.pvname} is {bits:#x}), " if words else astray
 
     def _progress_to(self, target: float) -> Callable[..., Callable[[], None]]:
-        initial = self.position
+        initial = self._position
 
         def attach(watcher: Callable[..., None]) -> Callable[[], None]:
             def report(value: float, **_: Any) -> None:

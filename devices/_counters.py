@@ -76,6 +76,10 @@ class IonChambers(Device):
         self._latched_at: float | None = None
         super().__init__(prefix, name=name, **kwargs)
 
+    def __repr__(self) -> str:
+        # bluesky asks for it with every message; ophyd's looks at all components.
+        return f"{type(self).__name__}({self.prefix!r}, name={self.name!r})"
+
     def trigger(self) -> Operation:
         """Start a count.
 

@@ -169,6 +169,16 @@ class Operation(DeviceStatus):
     def _lost(self, error: ConnectionLostError) -> ConnectionLostError:
         return ConnectionLostError(f"the connection was lost during {self.what}: {error}")
 
+    def add_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call `callback` with this status, once, when it has ended."""
+        # As ophyd, which first inspects whether the callback takes an argument, at the price of
+        # starting the whole operation.
+        with self._lock:
+            if not self.done:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
     def watch(self, func: Callable[..., None]) -> None:
         """Report progress to `func` (bluesky's progress bars)."""
         if self._progress is None:
