@@ -132,9 +132,7 @@ class Flyer(Device):
         self._flight: Operation | None = None
         self._number_before = 0
         self._collected = 0
-        self._axis: Axis | None = None
-        self._planned: npt.NDArray[np.float64] = np.empty(0)
-        self._longest_step = 0.0
+        self._flown: Sweep | None = None
         super().__init__(prefix, name=name, **kwargs)
 
     @property
@@ -226,8 +224,7 @@ class Flyer(Device):
         number, scale = read_many([self.scan_number, self.time_scale])
         self._number_before = int(number.value)
         self._collected = 0
-        self._axis, self._planned = sweep.axis, sweep.positions()
-        self._longest_step = float(np.abs(np.diff(self._planned)).max())
+        self._flown = sweep
         way = abs(sweep.ends[0] - sweep.axis.position)
         seconds = sweep.num * sweep.dwell + 4 * float(sweep.axis.acceleration.get())
         seconds += way / max(abs(float(sweep.axis.velocity.get())), 1e-9)
@@ -362,7 +359,7 @@ class Flyer(Device):
         The position has the name of the axis, energy and counts have the names that they have in
         step scans, so that whoever reads a step scan reads a fly scan.
         """
-        axis = self._axis or self._find_axis()
+        axis = self._flown.axis if self._flown is not None else self._find_axis()
         keys = {axis.name: self._describe(self.position_array, axis.egu)}
         for array, key in _KEYS.items():
             if key not in keys:
@@ -398,10 +395,37 @@ class Flyer(Device):
         if number.value == self._number_before or taken.value <= self._collected:
             return None
         block = self._read_block(self._collected, int(number.value))
-        points = len(block["Time"])
-        self._check(block)
+        points, problem = self._examine(block)
+        if problem is not None and not points:
+            raise problem
         self._collected += points
-        return self._page(block) if points else None
+        return self._page({name: values[:points] for name, values in block.items()})
+
+    def _examine(self, block: Block) -> tuple[int, Exception | None]:
+        """Count the points before the first that can't be believed; say what is wrong with it."""
+        points, problem = len(block["Time"]), None
+        for name, signal in self._arrays().items():
+            dead = np.flatnonzero(~np.isfinite(block[name][:points]))
+            if dead.size:
+                points = int(dead[0])
+                problem = DetectorError(
+                    f"{signal.pvname} has no value for point {self._collected + points} of the fly "
+                    "scan: the detector reads nothing."
+                )
+        sweep = self._flown
+        if sweep is None or not points:
+            return points, problem
+        wanted = sweep.positions(self._collected, points)
+        off = np.abs(block["Position"][:points] - wanted)
+        far = np.flatnonzero(off > sweep.longest_step + 2.0 * sweep.axis.tolerance)
+        if far.size:
+            points = int(far[0])
+            problem = MotionError(
+                f"{self.position_array.pvname} does not follow the fly scan of {sweep.axis.label}: "
+                f"point {self._collected + points} should be at {wanted[points]:.7g} "
+                f"{sweep.axis.egu} and is at {block['Position'][points]:.7g}."
+            )
+        return points, problem
 
     def _read_block(self, first: int, number: int) -> Block:
         what = f"the points of {self.name} from {first} on cannot be read"
@@ -437,28 +461,8 @@ class Flyer(Device):
         block["stamps"] = began.value + block["Time"] / scale.value
         return block
 
-    def _check(self, block: Block) -> None:
-        """Refuse points that no hardware that works would give."""
-        arrays = self._arrays()
-        for name in _KEYS:
-            if np.isnan(block[name]).any():
-                raise DetectorError(
-                    f"{arrays[name].pvname} has points without a value: the detector reads nothing."
-                )
-        if self._axis is None:
-            return
-        planned = self._planned[self._collected : self._collected + len(block["Time"])]
-        off = np.abs(block["Position"] - planned)
-        if (off > self._longest_step).any():
-            worst = int(off.argmax())
-            raise MotionError(
-                f"{arrays['Position'].pvname} does not follow the fly scan of {self._axis.label}: "
-                f"point {self._collected + worst} should be at {planned[worst]:.7g} "
-                f"{self._axis.egu} and is at {block['Position'][worst]:.7g}."
-            )
-
     def _page(self, block: Block) -> Page:
-        axis = self._axis or self._find_axis()
+        axis = self._flown.axis if self._flown is not None else self._find_axis()
         columns = {axis.name: block["Position"]}
         for array, key in _KEYS.items():
             columns.setdefault(key, block[array])

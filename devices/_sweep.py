@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from beamline.core.units import bragg_angle, bragg_energy
+from beamline.core.units import HC, bragg_angle, bragg_energy
 from devices._axis import Axis, AxisLimitError
 
 __all__ = ["Sweep"]
@@ -47,14 +47,21 @@ class Sweep:
         ramp = 0.5 * step / self.dwell * float(self.axis.acceleration.get())
         return self._turned_back(first - step / 2 - ramp), self._turned_back(last + step / 2 + ramp)
 
-    def positions(self) -> npt.NDArray[np.float64]:
-        """Positions in the middle of the points, ``(num,)``, in the unit of the axis."""
-        first, last = self._turned(self.start), self._turned(self.stop)
-        turned = np.linspace(first, last, self.num)
+    @property
+    def longest_step(self) -> float:
+        """Longest distance between the middles of two points, in the unit of the axis."""
+        ends = (self.positions(0, 2), self.positions(self.num - 2, 2))
+        return max(abs(float(there - here)) for here, there in ends)
+
+    def positions(self, first: int, count: int) -> npt.NDArray[np.float64]:
+        """Where the axis should be in the middle of `count` points from number `first` on."""
+        begin, end = self._turned(self.start), self._turned(self.stop)
+        numbers = np.arange(first, first + count, dtype=np.float64)
+        turned: npt.NDArray[np.float64] = begin + (end - begin) / (self.num - 1) * numbers
         if self._d_spacing is None:
             return turned
-        # E is proportional to 1/sin θ.
-        return self.start * np.sin(np.radians(first)) / np.sin(np.radians(turned))
+        energies: npt.NDArray[np.float64] = HC / (2 * self._d_spacing * np.sin(np.radians(turned)))
+        return energies
 
     def check(self) -> None:
         """Check that the whole motion, run-up included, lies within the limits of the axis.

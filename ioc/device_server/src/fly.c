@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "sim.h"
 
@@ -163,12 +164,20 @@ double fly_time(const struct fly *fly, int index)
     return fly->dwell * (index + 0.5);
 }
 
+static void open_gate(struct fly *fly, const struct sim *sim, double t)
+{
+    gate_open(&fly->gate, sim, t);
+    memset(fly->spoiled, 0, sizeof fly->spoiled);
+}
+
 static void take_point(struct fly *fly, const struct sim *sim)
 {
     const struct motor *motor = &sim->motors[fly->axis];
     const struct gate *gate = &fly->gate;
     struct fly_point *point = &fly->point[fly->taken++];
-    point->energy = gate_energy(gate);
+    const struct motor *mono = &sim->motors[MOTOR_ENERGY];
+    point->energy = mono->defect == AXIS_FROZEN ? motor_readback(mono, gate->until)
+                                                : gate_energy(gate);
     /* At constant speed the mean is the middle; of the energy it is not. */
     point->position = motor->spec->bragg ? point->energy
                                          : 0.5 * (motor_readback(motor, gate->start)
@@ -176,6 +185,9 @@ static void take_point(struct fly *fly, const struct sim *sim)
     for (int c = 0; c < CHANNEL_COUNT; c++)
         point->counts[c] = reading(&sim->config, (enum channel)c, gate->expected[c], fly->dwell,
                                    &fly->rng);
+    for (int c = 0; c < CHANNEL_COUNT; c++)
+        if (fly->spoiled[c])
+            point->counts[c] = NAN;
     for (int c = 0; c < CHANNEL_COUNT; c++)
         if (sim->counters.dead[c])
             point->counts[c] = NAN;
@@ -196,12 +208,14 @@ void fly_advance(struct fly *fly, const struct sim *sim, double t)
     while (fly->gate.open) {
         double end = gate_end(fly, fly->taken);
         gate_advance(&fly->gate, sim, fmin(t, end));
+        for (int c = 0; c < CHANNEL_COUNT; c++)
+            fly->spoiled[c] |= sim->counters.dead[c];
         if (t < end)
             return;
         take_point(fly, sim);
         fly->gate.open = false;
         if (fly->taken < fly->points)
-            gate_open(&fly->gate, sim, end);
+            open_gate(fly, sim, end);
     }
 }
 
@@ -224,28 +238,34 @@ static void launch(struct fly *fly, struct sim *sim)
     become(fly, sim, FLY_FLYING);
 }
 
+/* At rest after an early end. */
+static void land(struct fly *fly, struct sim *sim)
+{
+    if (fly->fault != FLY_FAULT_NONE && sim->motors[fly->axis].stalled)
+        fly->fault = FLY_FAULT_STALLED; /* what had jammed is known now */
+    become(fly, sim, fly->fault != FLY_FAULT_NONE ? FLY_FAULT
+                     : fly->taken == fly->points  ? FLY_DONE
+                                                  : FLY_ABORTED);
+}
+
 void fly_event(struct fly *fly, struct sim *sim)
 {
     struct motor *motor = &sim->motors[fly->axis];
     if (!fly_active(fly))
         return;
-    if (fly->state == FLY_STOPPING) {
-        if (!motor->moving)
-            become(fly, sim, fly->taken == fly->points ? FLY_DONE : FLY_ABORTED);
-        return;
-    }
-    fly->fault = fault_of(fly, motor);
-    if (fly->fault != FLY_FAULT_NONE) {
+    if (fly->state != FLY_STOPPING && fault_of(fly, motor) != FLY_FAULT_NONE) {
+        /* It stops by itself: whatever took it off its course does that. */
+        fly->fault = fault_of(fly, motor);
         fly->gate.open = false;
-        motor_stop(motor, sim->now);
-        become(fly, sim, FLY_FAULT);
-        return;
+        become(fly, sim, FLY_STOPPING);
     }
-    if (fly->state == FLY_APPROACHING && !motor->moving) {
+    if (fly->state == FLY_STOPPING && !motor->moving)
+        land(fly, sim);
+    else if (fly->state == FLY_APPROACHING && !motor->moving) {
         launch(fly, sim);
     } else if (fly->state == FLY_FLYING) {
         if (fly->taken == 0 && !fly->gate.open && sim->now >= fly->opening) {
-            gate_open(&fly->gate, sim, fly->opening);
+            open_gate(fly, sim, fly->opening);
             fly->unix_start = sim_unix_time(sim);
         }
         fly_advance(fly, sim, sim->now);

@@ -48,6 +48,7 @@ struct fly {
     double speed;          /* axis units/s */
     double course_end;     /* of the profile that the axis was given */
     struct gate gate;
+    bool spoiled[CHANNEL_COUNT]; /* dead during the gate: no counts */
     struct rng rng;
     struct fly_point *point; /* of the last scan */
     size_t capacity;

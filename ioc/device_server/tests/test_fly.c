@@ -228,8 +228,8 @@ static void test_early_ends(void)
         case BY_FLYABORT: sim_fly_stop(&sim); break;
         case BY_ABORT: sim_abort(&sim); break;
         case BY_MSTOP: sim_stop_motor(&sim, MOTOR_X); break;
-        case BY_STALL: sim.motors[MOTOR_X].stalled = true; break;
-        case BY_BRAKE: motor_stop(&sim.motors[MOTOR_X], sim.now); break;
+        case BY_STALL: fault_set(&sim, MOTOR_X, FAULT_STUCK, NAN, NULL); break;
+        case BY_BRAKE: fault_set(&sim, MOTOR_X, FAULT_ENCODER, NAN, NULL); break;
         }
         bool fault = how >= BY_STALL;
         CHECK(fault || sim.fly.state == FLY_STOPPING, "way %d: state %d", how, sim.fly.state);
@@ -244,12 +244,36 @@ static void test_early_ends(void)
               sim.fly.taken);
         sim_advance(&sim, sim.now + 1);
         CHECK(!sim.motors[MOTOR_X].moving && sim.fly.taken <= 250, "way %d", how);
-        sim.motors[MOTOR_X].stalled = false;
+        fault_clear_all(&sim);
         CHECK(fly(MOTOR_X, 0, 10, 10, 0.001) == FLY_OK, "again: %s", reason);
         finish();
         CHECK(sim.fly.state == FLY_DONE && sim.fly.fault == FLY_FAULT_NONE, "again");
         sim_free(&sim);
     }
+}
+
+static void test_dead_counter_and_frozen_readback(void)
+{
+    start();
+    CHECK(fly(MOTOR_X, 0, 99, 100, 0.001) == FLY_OK, "%s", reason);
+    while (sim.fly.state != FLY_FLYING)
+        sim_advance(&sim, sim_next_event(&sim));
+    double opening = sim.fly.opening;
+    sim_advance(&sim, opening + 0.0105);
+    fault_set(&sim, FAULT_COUNTER + CHANNEL_IT, FAULT_DEAD, NAN, NULL);
+    sim_advance(&sim, opening + 0.0205);
+    fault_set(&sim, FAULT_COUNTER + CHANNEL_IT, FAULT_NONE, NAN, NULL);
+    sim_advance(&sim, opening + 0.0505);
+    fault_set(&sim, MOTOR_X, FAULT_FROZEN, NAN, NULL);
+    finish();
+    CHECK(sim.fly.state == FLY_DONE, "state %d", sim.fly.state);
+    for (int i = 0; i < 100; i++) {
+        const struct fly_point *point = &sim.fly.point[i];
+        CHECK(isnan(point->counts[CHANNEL_IT]) == (i >= 10 && i <= 20), "point %d", i);
+        CHECK(!isnan(point->counts[CHANNEL_I0]), "point %d", i);
+        CHECK_NEAR(point->position, i <= 50 ? i : 50, 0.51);
+    }
+    sim_free(&sim);
 }
 
 static void test_abort_on_the_approach(void)
@@ -330,6 +354,7 @@ int main(void)
     test_shutter_and_pace();
     test_refusals();
     test_early_ends();
+    test_dead_counter_and_frozen_readback();
     test_abort_on_the_approach();
     test_commands();
     return check_status();

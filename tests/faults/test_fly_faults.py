@@ -1,0 +1,65 @@
+"""Broken hardware during a fly scan: the run ends with the reason, and keeps what was sound."""
+
+import time
+
+import numpy as np
+import pytest
+from bluesky.utils import FailedStatus
+
+from beamline.core.errors import BeamLostError, DetectorError, MotionError
+from beamline.plans import fly_scan
+
+pytestmark = [pytest.mark.system, pytest.mark.faults]
+
+GRACE = 10.0
+
+
+@pytest.fixture
+def bl(faulty_bl, device):
+    yield faulty_bl
+    device.request("FAULT:ALL:NONE")
+    deadline = time.monotonic() + GRACE
+    while faulty_bl.ring.current.alarm_severity and time.monotonic() < deadline:
+        time.sleep(0.05)
+    faulty_bl.sample.x.set(0.0).wait(GRACE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("FAULTY:SAMPLE:X:STUCK", FailedStatus, "FAULTY:SAMPLE:X is stalled after"),
+        ("FAULTY:SAMPLE:X:LIMIT=5", FailedStatus, "FAULTY:SAMPLE:X left its course after"),
+        ("FAULTY:SAMPLE:X:ENCODER", FailedStatus, "FAULTY:SAMPLE:X left its course after"),
+        (
+            "FAULTY:SAMPLE:X:FROZEN",
+            MotionError,
+            "FAULTY:FLY1:Position does not follow the fly scan",
+        ),
+        ("FAULTY:DET:IT:DEAD", DetectorError, "FAULTY:FLY1:IT has no value for point"),
+        ("FAULTY:RING:CURRENT:DUMP", BeamLostError, "FAULTY:RING:CURRENT is 0 mA"),
+    ],
+)
+def test_a_fault_during_the_flight(engine, docs, bl, device, fault, error, words):
+    broken = []
+
+    def break_it(name, doc):
+        if not broken and "sample_x" in doc["data"]:
+            broken.append(time.monotonic())
+            device.request(f"FAULT:{fault}")
+
+    engine.subscribe(break_it, "event_page")
+    with pytest.raises(error):
+        engine(fly_scan(bl.sample.x, 0, 10, 1001, dwell=0.5))
+    assert time.monotonic() - broken[0] < GRACE
+    assert docs.stop["exit_status"] == "fail"
+    assert words in docs.stop["reason"]
+    uid = docs.descriptor("primary")["uid"]
+    pages = [page for page in docs.all("event_page") if page["descriptor"] == uid]
+    taken = docs.stop["num_events"]["primary"]
+    assert 0 < taken == sum(len(page["seq_num"]) for page in pages) < 1001
+    # What the documents hold is sound.
+    x = np.concatenate([page["data"]["sample_x"] for page in pages])
+    np.testing.assert_allclose(x, np.linspace(0, 10, 1001)[:taken], atol=0.05)
+    assert np.isfinite(np.concatenate([page["data"]["itrans"] for page in pages])).all()
+    assert not bl.shutter.is_open
+    assert not bl.flyer.execute.get()
