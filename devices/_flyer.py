@@ -403,7 +403,8 @@ class Flyer(Device):
 
     def _examine(self, block: Block) -> tuple[int, Exception | None]:
         """Count the points before the first that can't be believed; say what is wrong with it."""
-        points, problem = len(block["Time"]), None
+        points = len(block["Time"])
+        problem: Exception | None = None
         for name, signal in self._arrays().items():
             dead = np.flatnonzero(~np.isfinite(block[name][:points]))
             if dead.size:

@@ -188,9 +188,6 @@ static void take_point(struct fly *fly, const struct sim *sim)
     for (int c = 0; c < CHANNEL_COUNT; c++)
         if (fly->spoiled[c])
             point->counts[c] = NAN;
-    for (int c = 0; c < CHANNEL_COUNT; c++)
-        if (sim->counters.dead[c])
-            point->counts[c] = NAN;
 }
 
 /* The axis no longer does what it was told. */
@@ -259,9 +256,9 @@ void fly_event(struct fly *fly, struct sim *sim)
         fly->gate.open = false;
         become(fly, sim, FLY_STOPPING);
     }
-    if (fly->state == FLY_STOPPING && !motor->moving)
+    if (fly->state == FLY_STOPPING && !motor->moving) {
         land(fly, sim);
-    else if (fly->state == FLY_APPROACHING && !motor->moving) {
+    } else if (fly->state == FLY_APPROACHING && !motor->moving) {
         launch(fly, sim);
     } else if (fly->state == FLY_FLYING) {
         if (fly->taken == 0 && !fly->gate.open && sim->now >= fly->opening) {
