@@ -171,9 +171,10 @@ static void draw_weak(struct speckle *s, const struct shot *shot, struct canvas 
     s->in_step = false;
     struct photon_walk walk;
     photon_walk_start(&walk, s->saxs, s->bound * shot->photons);
-    while (photon_walk_next(&walk, &s->noise.rng)) {
+    struct rng *photons = &s->saxs->noise.rng;
+    while (photon_walk_next(&walk, photons)) {
         advance(s, walk.pixel, shot->start + walk.time * shot->exposure);
-        if (rng_uniform(&s->noise.rng) * s->bound < intensity(s, walk.pixel))
+        if (rng_uniform(photons) * s->bound < intensity(s, walk.pixel))
             canvas_photon(canvas, walk.pixel);
     }
 }
@@ -270,7 +271,7 @@ static void draw_block(struct speckle *s, double photons, size_t first, size_t c
         outcome[i] = expose(s, step, fields(s, first + i), &normal[NOISE_BLOCK + i * per_pixel]);
     }
     draw_means(outcome, normal, mean);
-    noise_poissons(&s->noise, mean, counts);
+    noise_poissons(&s->saxs->noise, mean, counts);
     memcpy(&image[first], counts, count * sizeof *counts);
 }
 
@@ -298,8 +299,10 @@ void speckle_draw(struct speckle *speckle, const struct shot *shot, struct canva
         canvas_begin_photons(canvas);
         return;
     }
-    noise_seed(&s->noise, rng_mix(s->config.seed ^ STREAM_SPECKLE) ^ shot->first,
-               shot->frame - shot->first);
+    /* Fields and photons from streams of their own: in whole frames, fields do not see the light. */
+    uint64_t seed = rng_mix(s->config.seed ^ STREAM_SPECKLE) ^ shot->first;
+    noise_seed(&s->noise, seed, 2 * (shot->frame - shot->first));
+    noise_seed(&s->saxs->noise, seed, 2 * (shot->frame - shot->first) + 1);
     tune(s, shot->energy);
     double candidates = s->bound * shot->photons * s->saxs->total;
     if (candidates < weak * (double)s->map->pixels) {
