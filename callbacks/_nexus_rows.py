@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.nexus.builder import Stream
-from beamline.nexus.rows import MisfitError, fit
+from beamline.nexus.rows import MisfitError, converted, fit
 from beamline.nexus.tree import Column, Feed, Grid, GridAxis, Tree
 from callbacks._hdf5 import ColumnData, NexusFile
 
 __all__ = ["StreamRows"]
 
+_FLOAT = np.dtype(np.float64)
 _MOST_ROWS = 1024
 _MOST_BYTES = 4 * 2**20
 
@@ -70,7 +71,11 @@ class StreamRows:
     def extend(self, tree: Tree, columns: Sequence[ColumnData]) -> None:
         """Take over the columns and grids of this stream that a document has added."""
         name = self.stream.name
-        self._columns += [column for column in columns if column.node.stream == name]
+        fresh = [column for column in columns if column.node.stream == name]
+        self._columns += fresh
+        if self.rows:
+            for column in fresh:
+                self._catch_up(column)
         for path, node in tree.items():
             if isinstance(node, Grid) and node.stream == name:
                 self._grids.append((path, node))
@@ -83,6 +88,18 @@ class StreamRows:
             for node in (column.node for column in self._columns)
         )
         self._block = max(1, min(_MOST_ROWS, _MOST_BYTES // max(1, row_bytes)))
+
+    def _catch_up(self, column: ColumnData) -> None:
+        """Derive the rows that were written before another stream's descriptor asked for them."""
+        feed = column.node.feed
+        homes = {c.node.feed.key: c for c in self._columns if c.node.feed.kind == "data"}
+        if feed.function is None or not all(key in homes for key in feed.inputs):
+            return
+        try:
+            inputs = [converted(homes[key].read(), _FLOAT, ()) for key in feed.inputs]
+        except (TypeError, ValueError):
+            return  # it has become text: there is nothing to derive from
+        column.append(0, feed.function(*inputs))
 
     @property
     def has_events(self) -> bool:

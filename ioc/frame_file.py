@@ -206,7 +206,7 @@ class StackFile(FrameFile):
             shuffle=bool(level),
             **filters,
         )
-        self._images.attrs["units"] = "photons"
+        self._images.attrs["units"] = "counts"
         self._file["entry/instrument/detector/data"] = self._images
         self._chunk = bytearray()
 

@@ -22,6 +22,7 @@ from nexus_documents import (
     mesh_run,
     number,
     paged,
+    powder_run,
     spectrum,
     stills_run,
     xafs_run,
@@ -529,6 +530,17 @@ def test_the_name_is_made_from_the_start_document():
     assert file_name(start) == "00012_a_b_c_01234567.nxs"
     assert file_name({"uid": "0123456789"}) == "00000_run_01234567.nxs"
     assert file_name({**start, "scan_id": np.int64(3)}) == "00003_a_b_c_01234567.nxs"
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": 1}, {"swmr": True}])
+def test_what_is_derived_from_another_stream_has_its_earlier_rows(
+    tmp_path: Path, options: dict[str, Any]
+):
+    # The baseline is on disk before the primary descriptor asks for the wavelength.
+    path = write(tmp_path, powder_run(), flush_interval=1e-9, **options)
+    with h5py.File(path) as file:
+        wavelength = file["entry/instrument/crystal/wavelength"]
+        np.testing.assert_allclose(wavelength, [12398.419843 / 9000.0] * 2)
 
 
 # --- live ---------------------------------------------------------------------------------------
