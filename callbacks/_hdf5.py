@@ -124,20 +124,28 @@ class ColumnData:
                 replaced = replaced or self._stored_tail
                 self._stored_tail = False
             else:
-                identifier = self._dataset.id
-                identifier.set_extent((begin + inside + count, *tail.shape[1:]))
-                offset = (begin, *[0] * (tail.ndim - 1))
-                # 0xffffffff: no filter was applied to this chunk.
-                identifier.write_direct_chunk(offset, tail.tobytes(), 0xFFFFFFFF)
-                self._stored_tail = True
+                self._dataset.id.set_extent((begin + inside + count, *tail.shape[1:]))
+                self._store_tail(begin, tail)
         return replaced
+
+    def _store_tail(self, begin: int, tail: Array) -> None:
+        offset = (begin, *[0] * (tail.ndim - 1))
+        # 0xffffffff: no filter was applied to this chunk.
+        self._dataset.id.write_direct_chunk(offset, tail.tobytes(), 0xFFFFFFFF)
+        self._stored_tail = True
 
     def overwrite(self, row: int, values: Array) -> None:
         """Replace one row by another."""
-        self._dataset[row] = values[0]
-        tail_begin = self.rows - self.rows % self._chunk_rows
-        if self._tail is not None and row >= tail_begin:
-            self._tail[row - tail_begin] = values[0]
+        begin = self._tail_begin
+        if self._tail is None or row < begin:
+            self._dataset[row] = values[0]
+        else:
+            self._tail[row - begin] = values[0]
+            self._store_tail(begin, self._tail)
+
+    @property
+    def _tail_begin(self) -> int:
+        return self.rows - self.rows % self._chunk_rows
 
     def pad(self, rows: int) -> None:
         """Make the column as long as the others; what is missing is NaN, 0 or empty."""
@@ -151,8 +159,12 @@ class ColumnData:
 
     def read(self) -> Array:
         """Return all rows."""
-        rows: Array = self._dataset[()]
-        return rows
+        if self._tail is None or self.rows == self._tail_begin:
+            rows: Array = self._dataset[()]
+            return rows
+        # HDF5 remembers of the last chunk that it is compressed, and fails to read it.
+        full = self._dataset[: self._tail_begin]
+        return np.concatenate([full, self._tail[: self.rows - self._tail_begin]])
 
 
 class NexusFile:

@@ -460,6 +460,37 @@ def test_a_point_taken_again_replaces_the_first_attempt(tmp_path: Path):
             assert log["seq_num"][()].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_points_taken_again_are_replaced_in_compressed_columns(tmp_path: Path):
+    run = Run(plan_name="scan", detectors=["d"])
+    keys = {"a": number(), "n": {"source": "x", "dtype": "integer", "shape": []}}
+    documents = [run.begin(), run.describe("primary", {"d": keys})]
+    expected = {}
+    for row in [*range(1, 161), 150, 3, 64, 65, 160, *range(161, 200), 1, 199]:
+        name, doc = run.event("primary", {"a": float(len(documents)), "n": row})
+        expected[row] = float(len(documents))
+        documents.append((name, {**doc, "seq_num": row}))
+    documents.append(run.stop())
+    start = documents[0][1]
+    start["num_points"] = 64  # chunks of as many rows
+    path = write(tmp_path, documents, flush_interval=1e-9, compression=1)
+    with h5py.File(path) as file:
+        log = file["entry/bluesky/streams/primary"]
+        assert log["a/value"].chunks == (64,)
+        assert log["a/value"][()].tolist() == [expected[row] for row in range(1, 200)]
+        assert log["n/value"][()].tolist() == list(range(1, 200))
+
+
+def test_a_surprise_in_a_compressed_column_loses_nothing(tmp_path: Path):
+    run = Run(plan_name="scan", detectors=["d"], num_points=64)
+    keys = {"n": {"source": "x", "dtype": "integer", "shape": []}}
+    documents = [run.begin(), run.describe("primary", {"d": keys})]
+    rows = [*range(100), 0.5, *range(50)]
+    documents += [run.event("primary", {"n": value}) for value in rows]
+    path = write(tmp_path, [*documents, run.stop()], flush_interval=1e-9, compression=1)
+    with h5py.File(path) as file:
+        assert file["entry/bluesky/streams/primary/n/value"][()].tolist() == rows
+
+
 def test_a_mesh_point_taken_again_is_in_its_place_once(tmp_path: Path):
     documents = list(mesh_run((2, 3)))
     number_of_events = sum(name == "event" for name, _ in documents)
