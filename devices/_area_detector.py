@@ -18,6 +18,7 @@ from devices._channel_access import Sample
 from devices._operation import Operation
 from devices._signals import (
     INVALID,
+    ChoiceSignal,
     FreshSignal,
     FreshSignalRO,
     VerifiedSignal,
@@ -38,6 +39,10 @@ def _setting(suffix: str, **kwargs: Any) -> Any:
     return Cpt(VerifiedSignal, f"{suffix}_RBV", write_pv=suffix, kind="config", **kwargs)
 
 
+def _choice(suffix: str) -> Any:
+    return Cpt(ChoiceSignal, f"{suffix}_RBV", write_pv=suffix, kind="config")
+
+
 def _fact(suffix: str, **kwargs: Any) -> Any:
     return Cpt(EpicsSignalRO, suffix, kind="config", **kwargs)
 
@@ -45,15 +50,27 @@ def _fact(suffix: str, **kwargs: Any) -> Any:
 class AreaDetector(Device):
     """Camera (``cam1:``) and file writer (``HDF1:``) of one ADCore detector.
 
-    Every ``trigger`` takes one frame into a file that is open until the detector is unstaged.
-    Events refer to the frames by ``stream_resource`` and ``stream_datum``: one row of the data set
-    per event. The counters of camera and file are compared for every frame, so that a lost one
-    fails the run.
+    Every ``trigger`` takes its frames into a file that is open until the detector is unstaged.
+    Events refer to them by ``stream_resource`` and ``stream_datum``: datum i is row i of the data
+    set, or rows i·n to (i+1)·n with n frames per event. The counters of camera and file are
+    compared for every event, so that a lost frame fails the run.
+
+    Sparse frames (``sparse`` is ``Events``) have a stream resource whose ``dataset`` is the
+    ``event_index`` of an NXevent_data group: row i is the place in ``event_id`` (a parameter) of
+    the first photon of frame i, whose photons end where those of frame i + 1 begin. A photon is
+    the flat index of its pixel in ``frame_shape`` (a parameter), in C order.
 
     Attributes
     ----------
     directory : Path or None
         Folder for the files, as the IOC sees it; made if it is missing.
+    frames_per_event : int
+        Frames that one ``trigger`` takes; set it before staging.
+    sim_mode, sparse, preload
+        What the simulated detector sees, whether frames are pixels (``Dense``) or photons
+        (``Events``), and how many frames are drawn once and repeated (0: none).
+    panels
+        Panels of a frame; more than one make it a stack.
     exposure, period
         Exposure time and shortest time between frames (s).
     distance, beam_x, beam_y, pixel_x, pixel_y, photon_energy
@@ -63,9 +80,16 @@ class AreaDetector(Device):
     #: Where the file writer puts the frames, and their type.
     dataset = "/entry/data/data"
     dtype_numpy = "<u2"
+    #: Where it puts sparse frames.
+    event_index = "/entry/events/event_index"
+    event_id = "/entry/events/event_id"
 
     exposure = _setting("cam1:AcquireTime", units="s", limits=True)
     period = _setting("cam1:AcquirePeriod", units="s")
+    sim_mode = _choice("cam1:SimMode")
+    sparse = _choice("cam1:Sparse")
+    preload = _setting("cam1:Preload")
+    panels = _fact("cam1:Panels_RBV")
     distance = _fact("cam1:DetDist_RBV")
     beam_x = _fact("cam1:BeamX_RBV")
     beam_y = _fact("cam1:BeamY_RBV")
@@ -90,6 +114,8 @@ class AreaDetector(Device):
     file_name = Cpt(EpicsSignal, "HDF1:FileName", kind="omitted", string=True)
     file_template = Cpt(EpicsSignal, "HDF1:FileTemplate", kind="omitted", string=True)
     full_file_name = Cpt(EpicsSignalRO, "HDF1:FullFileName_RBV", kind="omitted", string=True)
+    file_write_mode = Cpt(EpicsSignal, "HDF1:FileWriteMode", kind="omitted", string=True)
+    lazy_open = Cpt(EpicsSignal, "HDF1:LazyOpen", kind="omitted", string=True)
     enable_callbacks = Cpt(EpicsSignal, "HDF1:EnableCallbacks", kind="omitted")
     num_capture = Cpt(EpicsSignal, "HDF1:NumCapture", kind="omitted")
     num_captured = Cpt(FreshSignalRO, "HDF1:NumCaptured_RBV", kind="omitted")
@@ -100,6 +126,7 @@ class AreaDetector(Device):
 
     def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
         self.directory: Path | None = None
+        self.frames_per_event = 1
         self._operation: Operation | None = None
         self._armed = False
         self._captured = 0
@@ -157,7 +184,8 @@ class AreaDetector(Device):
         if self._resource is None:
             self._open_file()
         self._new_row = None
-        duration = sum(sample.value for sample in read_many([self.exposure, self.period]))
+        exposure, period = (s.value for s in read_many([self.exposure, self.period]))
+        duration = exposure + period + (self.frames_per_event - 1) * max(exposure, period)
         operation = Operation(
             self,
             f"frame {self._captured} of {self.acquire.pvname}",
@@ -172,13 +200,14 @@ class AreaDetector(Device):
         return operation.begin(self.acquire, 1)
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Describe the frames: type, shape (ss, fs), and that they are outside of the events."""
+        """Describe the frames: type, shape (panels, ss, fs), and that they are in another file."""
         description: dict[str, dict[str, Any]] = super().describe()
+        frames = self.frames_per_event
         description[self.image_key] = {
             "source": f"PV:{self.prefix}cam1:",
             "dtype": "array",
-            "dtype_numpy": self.dtype_numpy,
-            "shape": self._frame_shape(),
+            "dtype_numpy": "<u4" if self._is_sparse() else self.dtype_numpy,
+            "shape": [*([frames] if frames > 1 else []), *self._frame_shape()],
             "external": "STREAM:",
             "units": "counts",
         }
@@ -186,7 +215,7 @@ class AreaDetector(Device):
 
     def collect_asset_docs(
         self,
-        index: int | None = None,  # noqa: ARG002  (bluesky's protocol; one frame per event here)
+        index: int | None = None,  # noqa: ARG002  (bluesky's protocol; one datum per event here)
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the documents that refer to the frame just taken.
 
@@ -207,8 +236,8 @@ class AreaDetector(Device):
         )
 
     def get_index(self) -> int:
-        """Return the number of frames that are in the file."""
-        return self._captured
+        """Return the number of events whose frames are in the file."""
+        return self._captured // self.frames_per_event
 
     def stop(self, *, success: bool = False) -> None:
         """End a frame of ours that is still being taken; it fails unless `success`."""
@@ -259,10 +288,12 @@ class AreaDetector(Device):
             (self.file_path, f"{directory}/"),
             (self.file_name, f"{self.name}_{moment}_{uuid.uuid4().hex[:8]}"),
             (self.file_template, "%s%s.h5"),
+            (self.file_write_mode, "Stream"),
+            (self.lazy_open, "No"),
             (self.num_capture, 0),
             (self.enable_callbacks, 1),
             (self.image_mode, "Multiple"),
-            (self.num_images, 1),
+            (self.num_images, self.frames_per_event),
             (self.array_counter, 0),
         ):
             self._put(signal, value)
@@ -275,11 +306,19 @@ class AreaDetector(Device):
         self._switch_capture(1)
         path = get(self.full_file_name)
         shape = self._frame_shape()
+        parameters: dict[str, Any] = {"dataset": self.dataset, "chunk_shape": [1, *shape]}
+        if self._is_sparse():
+            parameters = {
+                "dataset": self.event_index,
+                "chunk_shape": [1024],
+                "event_id": self.event_id,
+                "frame_shape": shape,
+            }
         self._resource = compose_stream_resource(
             mimetype="application/x-hdf5",
             uri=f"file://localhost{quote(path)}",
             data_key=self.image_key,
-            parameters={"dataset": self.dataset, "chunk_shape": [1, *shape]},
+            parameters=parameters,
         )
         self._resource_is_new = True
         self._captured = 0
@@ -296,7 +335,11 @@ class AreaDetector(Device):
             )
 
     def _frame_shape(self) -> list[int]:
-        return [int(get(self.size_y)), int(get(self.size_x))]
+        panels = int(get(self.panels))
+        return [*([panels] if panels > 1 else []), int(get(self.size_y)), int(get(self.size_x))]
+
+    def _is_sparse(self) -> bool:
+        return str(get(self.sparse)) == "Events"
 
     def _put(self, signal: Any, value: Any) -> None:
         with answers(f"{self.name} cannot be set up: {signal.pvname} cannot be written"):
@@ -353,10 +396,16 @@ class AreaDetector(Device):
             if operation.stop_is_success:
                 return
             raise DetectorError(f"{operation.what} was stopped before its end.")
-        if captured.value != before + 1 or taken.value != captured.value or dropped.value:
+        expected = before + self.frames_per_event
+        if (
+            captured.value != expected
+            or before % self.frames_per_event  # left over from an event that was interrupted
+            or taken.value != captured.value
+            or dropped.value
+        ):
             raise DetectorError(
                 f"{operation.what} is missing: the camera has taken {taken.value} frames, the "
-                f"file holds {captured.value} where {before + 1} were expected, {dropped.value} "
+                f"file holds {captured.value} where {expected} were expected, {dropped.value} "
                 f"were dropped ({self.num_captured.pvname}, {self.dropped.pvname})."
             )
-        self._new_row = before
+        self._new_row = before // self.frames_per_event
