@@ -72,6 +72,8 @@ static void prepare(void)
 static void renew(void)
 {
     fresh.detector.batch = sim.detector.batch + 1;
+    fresh.detector.spots = sim.detector.spots;
+    fresh.detector.spots_max = sim.detector.spots_max;
     sim = fresh;
 }
 

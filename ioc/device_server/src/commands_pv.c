@@ -168,15 +168,9 @@ static reply do_subscribe(struct request *request)
         return reply_unknown_pv;
     if (!parse_interval(text, &interval))
         return reply_invalid_value;
-    struct subscription *subscription = calloc(1, sizeof *subscription);
-    if (subscription == NULL)
-        return reply_internal_error;
-    if (!subscription_select(subscription, &request->sim->pvs, request->target, interval)) {
-        free(subscription);
+    struct subscription *subscription = &session->subscription;
+    if (!subscription_select(subscription, &request->sim->pvs, request->target, interval))
         return reply_unknown_pv;
-    }
-    free(session->subscription);
-    session->subscription = subscription;
     session->retimed = true;
     buffer_text(session->out, "OK:");
     subscription_list(subscription, session->out);
@@ -187,8 +181,7 @@ static reply do_subscribe(struct request *request)
 
 static reply do_unsubscribe(struct request *request)
 {
-    free(request->session->subscription);
-    request->session->subscription = NULL;
+    request->session->subscription.count = 0;
     request->session->retimed = true;
     return "OK:UNSUBSCRIBED";
 }

@@ -12,6 +12,9 @@
  * updates) may queue up to OUTPUT_LIMIT. */
 enum { OUTPUT_HIGH = 64 * 1024, OUTPUT_LIMIT = 1024 * 1024, FRAME_HEADER = 256 };
 
+/* Capacity that an output buffer keeps: two replies of the longest kind, and as much again. */
+enum { OUTPUT_KEPT = 256 * 1024 };
+
 static const int64_t farewell_ns = 1000000000;  /* for a client that does not close after QUIT */
 static const int64_t turn_ns = 1000000;         /* for one client before others get their turn */
 
@@ -112,13 +115,61 @@ static void sink_send(void *owner, const void *header, size_t header_bytes, cons
     mark_unsent(c);
 }
 
-bool connection_open(struct server *server, int descriptor)
+/* From the pool, with the output buffer of its last client, or new; NULL without memory. */
+static struct connection *connection_take(struct server *server)
 {
-    struct connection *c = calloc(1, sizeof *c);
-    if (c == NULL)
-        return false;
+    struct connection *c = server->pool;
+    struct buffer out = {0};
+    if (c == NULL) {
+        c = calloc(1, sizeof *c);
+        if (c == NULL)
+            return NULL;
+    } else {
+        server->pool = c->next;
+        server->pooled--;
+        out = c->out;
+        memset(c, 0, sizeof *c);
+    }
     c->server = server;
     buffer_init(&c->out, OUTPUT_LIMIT);
+    buffer_reuse(&c->out, &out);
+    return c;
+}
+
+bool connection_fill_pool(struct server *server)
+{
+    while (server->pooled < CONNECTION_POOL) {
+        struct connection *c = calloc(1, sizeof *c);
+        if (c == NULL)
+            return false;
+        c->server = server;
+        connection_give(c);
+    }
+    return true;
+}
+
+void connection_give(struct connection *c)
+{
+    struct server *server = c->server;
+    if (c->out.capacity > OUTPUT_KEPT)
+        buffer_free(&c->out);
+    if (server->pooled == CONNECTION_POOL) {
+        buffer_free(&c->out);
+        free(c);
+        return;
+    }
+    c->next = server->pool;
+    server->pool = c;
+    server->pooled++;
+}
+
+bool connection_open(struct server *server, int descriptor)
+{
+    if (!timers_reserve(&server->timers, SERVER_TIMERS + CONNECTION_TIMERS * (server->count + 1)))
+        return false;
+    struct connection *c = connection_take(server);
+    if (c == NULL)
+        return false;
     const struct sim *sim = server->sim;
     c->frame_limit =
         (size_t)sim->config.frame_queue * (sim->detector.image_bytes + FRAME_HEADER);
@@ -131,9 +182,10 @@ bool connection_open(struct server *server, int descriptor)
     c->source.descriptor = descriptor;
     c->source.ready = connection_ready;
     if (!poller_add(server->poller, descriptor, c->interest, &c->source)) {
-        free(c);
+        connection_give(c);
         return false;
     }
+    server->count++;
     c->next = server->first;
     if (c->next != NULL)
         c->next->previous = c;
@@ -146,6 +198,7 @@ void connection_close(struct connection *c)
     if (c->in_closed)
         return;
     c->in_closed = true;
+    c->server->count--;
     c->next_closed = c->server->closed;
     c->server->closed = c;
     timer_cancel(&c->server->timers, &c->monitor);
@@ -171,8 +224,8 @@ static void retime(struct connection *c)
     timer_set(timers, &c->monitor,
               c->session.monitor != NULL ? now + c->session.monitor_interval : INT64_MAX);
     timer_set(timers, &c->update,
-              c->session.subscription != NULL ? now + c->session.subscription->interval
-                                              : INT64_MAX);
+              c->session.subscription.count > 0 ? now + c->session.subscription.interval
+                                                : INT64_MAX);
 }
 
 /* Handle one line of `length` bytes at `line`, its line end replaced by NUL. */
@@ -287,7 +340,7 @@ static void connection_ready(struct source *source, unsigned what)
 /* All is sent: see whether the connection ends here. */
 static void after_last_byte(struct connection *c)
 {
-    if (c->out.capacity > OUTPUT_HIGH && !c->session.frames)
+    if (c->out.capacity > OUTPUT_KEPT && !c->session.frames)
         buffer_free(&c->out);
     if (c->leaving && !c->shut) {
         /* Closing with unread input would reset the connection, and the last reply with it. */
@@ -343,6 +396,6 @@ void connection_update(struct connection *c, bool counted)
         connection_close(c);
         return;
     }
-    timer_set(&c->server->timers, &c->update, clock_real() + c->session.subscription->interval);
+    timer_set(&c->server->timers, &c->update, clock_real() + c->session.subscription.interval);
     mark_unsent(c);
 }

@@ -9,7 +9,8 @@
 #include "text.h"
 #include "timer.h"
 
-enum { INPUT_SIZE = 4096 };
+/* A connection is 16 KB at most; those of the pool are there before the first client. */
+enum { INPUT_SIZE = 4096, CONNECTION_POOL = 64, CONNECTION_TIMERS = 4 };
 
 struct connection {
     struct source source; /* first: the loop finds the connection by it */
@@ -33,8 +34,13 @@ struct connection {
 
 /* Take over a connected, non-blocking socket; false if memory runs out (the caller closes it). */
 bool connection_open(struct server *server, int descriptor);
-/* Stop serving; the memory is freed at the end of the loop's turn. */
+/* Stop serving; the memory is given back at the end of the loop's turn. */
 void connection_close(struct connection *connection);
+
+/* Make the pool of connections; false without memory. */
+bool connection_fill_pool(struct server *server);
+/* Give the memory of a closed connection to the pool, or free it if that is full. */
+void connection_give(struct connection *connection);
 
 /* Handle buffered lines, send what is queued, tell a subscriber what is new. */
 void connection_handle(struct connection *connection);

@@ -8,8 +8,8 @@
 
 #include "sim.h"
 
-/* 32 MB of history at most. */
-enum { LIGHTS_MAX = 1 << 20, LIGHTS_FIRST = 1024, SPOTS_FIRST = 1024, HEADER_MAX = 256 };
+/* The history is 32 MB of address space; the system gives memory for what is used of it. */
+enum { LIGHTS_MAX = 1 << 20, SPOTS_FIRST = 1024, HEADER_MAX = 256 };
 static const double images_max = 1e9, preload_bytes_max = 1073741824.0;
 
 bool detector_init(struct detector *detector, const struct config *config)
@@ -19,14 +19,13 @@ bool detector_init(struct detector *detector, const struct config *config)
         .exposure = 0.1, .images = 1,
         .next_start = INFINITY,
         .image_bytes = geometry_pixels(g) * sizeof(uint16_t),
-        .light_capacity = LIGHTS_FIRST,
         .geometry = *g,
     };
     int length = g->panels > 1
                      ? snprintf(detector->shape, sizeof detector->shape, "%dx", g->panels) : 0;
     snprintf(detector->shape + length, sizeof detector->shape - (size_t)length, "%dx%d", g->ny,
              g->nx);
-    detector->lights = calloc(LIGHTS_FIRST, sizeof *detector->lights);
+    detector->lights = calloc(LIGHTS_MAX, sizeof *detector->lights);
     detector->truth = stills_new(&config->stills, g);
     detector->renderer = renderer_new(config);
     return detector->lights != NULL && detector->truth != NULL && detector->renderer != NULL
@@ -45,6 +44,7 @@ void detector_free(struct detector *detector)
     renderer_free(detector->renderer);
     stills_free(detector->truth);
     free(detector->lights);
+    free(detector->spots);
     *detector = (struct detector){.next_start = INFINITY};
 }
 
@@ -164,16 +164,7 @@ void detector_event(struct detector *detector, struct sim *sim)
 
 static void remember(struct detector *detector, struct frame_light light)
 {
-    if (detector->total == detector->light_capacity && detector->light_capacity < LIGHTS_MAX) {
-        size_t capacity = 2 * detector->light_capacity;
-        struct frame_light *lights = realloc(detector->lights, capacity * sizeof *lights);
-        /* Without memory the history stays as long as it is. */
-        if (lights != NULL) {
-            detector->lights = lights;
-            detector->light_capacity = capacity;
-        }
-    }
-    detector->lights[detector->total++ % detector->light_capacity] = light;
+    detector->lights[detector->total++ % LIGHTS_MAX] = light;
 }
 
 static double frame_period(const struct detector *detector)
@@ -246,11 +237,11 @@ static void collect(struct detector *detector)
     if (detector->drawn.data == NULL)
         return;
     struct frame_light *light =
-        &detector->lights[detector->ready.number % detector->light_capacity];
+        &detector->lights[detector->ready.number % LIGHTS_MAX];
     if (detector->drawn.frame != light->drawn) { /* the truth is that of the frame repeated */
         uint64_t drawn = detector->drawn.frame;
-        bool known = detector->total - drawn <= detector->light_capacity;
-        *light = known ? detector->lights[drawn % detector->light_capacity] : *light;
+        bool known = detector->total - drawn <= LIGHTS_MAX;
+        *light = known ? detector->lights[drawn % LIGHTS_MAX] : *light;
     }
     detector->overflows += detector->drawn.overflow;
     detector->state = detector->discard ? FRAME_NONE : FRAME_DRAWN;
@@ -283,42 +274,39 @@ void detector_await(const struct detector *detector)
         ;
 }
 
-/* All spots of a shot, to be freed; NULL without memory. */
-static struct stills_spot *find_spots(const struct detector *detector, const struct shot *shot,
-                                      int *count)
+/* All spots of a shot into the detector's scratch, which grows to what the largest frame needs;
+ * their number, -1 without memory. */
+static int find_spots(struct detector *detector, const struct shot *shot)
 {
-    struct stills_spot *spots = NULL;
-    int max = SPOTS_FIRST;
-    *count = 0;
-    do {
-        max = *count > max ? *count : max;
-        struct stills_spot *more = realloc(spots, (size_t)max * sizeof *spots);
-        if (more == NULL) {
-            free(spots);
-            return NULL;
-        }
-        spots = more;
-        *count = stills_spots(detector->truth, shot, spots, max);
-    } while (*count > max);
-    return spots;
+    for (;;) {
+        int count = stills_spots(detector->truth, shot, detector->spots, detector->spots_max);
+        if (count <= detector->spots_max)
+            return count;
+        int max = count > SPOTS_FIRST ? count : SPOTS_FIRST;
+        struct stills_spot *spots = realloc(detector->spots, (size_t)max * sizeof *spots);
+        if (spots == NULL)
+            return -1;
+        detector->spots = spots;
+        detector->spots_max = max;
+    }
 }
 
-bool detector_truth(const struct detector *detector, uint64_t number, bool all,
+bool detector_truth(struct detector *detector, uint64_t number, bool all,
                     struct buffer *out)
 {
-    if (number >= detector->total || detector->total - number > detector->light_capacity)
+    if (number >= detector->total || detector->total - number > LIGHTS_MAX)
         return false;
-    const struct frame_light *light = &detector->lights[number % detector->light_capacity];
+    const struct frame_light *light = &detector->lights[number % LIGHTS_MAX];
     if (light->mode != MODE_STILL) {
         buffer_text(out, "0");
         return true;
     }
     const struct shot shot = {.frame = light->drawn, .energy = light->energy,
                               .photons = light->photons, .theta = (double)light->theta};
-    int count, told = 0;
-    struct stills_spot *spots = find_spots(detector, &shot, &count);
-    if (spots == NULL)
+    int count = find_spots(detector, &shot), told = 0;
+    if (count < 0)
         return false;
+    const struct stills_spot *spots = detector->spots;
     for (int i = 0; i < count; i++)
         told += all || spots[i].visible;
     buffer_format(out, "%d", told);
@@ -327,6 +315,5 @@ bool detector_truth(const struct detector *detector, uint64_t number, bool all,
             buffer_format(out, ";%.17g,%.17g,%.17g", spots[i].fs,
                           spots[i].ss + (double)spots[i].panel * detector->geometry.ny,
                           spots[i].photons);
-    free(spots);
     return true;
 }

@@ -61,11 +61,12 @@ struct detector {
     size_t image_bytes;  /* of a frame at most */
     struct frame_light *lights; /* of the last LIGHTS_MAX frames, by number modulo LIGHTS_MAX */
     uint64_t total;
-    size_t light_capacity;
     struct geometry geometry;
     struct renderer *renderer;
     struct stills *truth;
     struct saxs scattering;
+    struct stills_spot *spots; /* scratch of detector_truth */
+    int spots_max;
     struct frame_sink sink; /* owner NULL: no consumer */
 };
 
@@ -102,7 +103,7 @@ void detector_await(const struct detector *detector);
 /* Append the spots of frame `number`, all or the visible ones, as `<n>;<fs>,<ss>,<photons>;...`, with
  * ss counted through the stack of panels; none for a frame that is no still. False if that frame has
  * not been taken or is too long ago. */
-bool detector_truth(const struct detector *detector, uint64_t number, bool all,
+bool detector_truth(struct detector *detector, uint64_t number, bool all,
                     struct buffer *out);
 
 #endif

@@ -86,7 +86,7 @@ void session_monitor(struct session *session, struct sim *sim)
 
 void session_update(struct session *session, struct sim *sim, bool counted)
 {
-    subscription_tell_changes(session->subscription, sim, counted, session->out);
+    subscription_tell_changes(&session->subscription, sim, counted, session->out);
 }
 
 void session_end(struct session *session, struct sim *sim)
@@ -95,8 +95,7 @@ void session_end(struct session *session, struct sim *sim)
         detector_detach(&sim->detector, sim, session->sink.owner);
     if (sim->faults.spared == session)
         sim->faults.spared = NULL;
-    free(session->subscription);
-    session->subscription = NULL;
+    session->subscription.count = 0;
     session->monitor = NULL;
     session->frames = false;
 }

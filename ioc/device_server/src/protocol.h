@@ -18,7 +18,7 @@ struct session {
     struct frame_sink sink; /* how to send this client frames, should it ask for them */
     const struct pv *monitor;
     int64_t monitor_interval; /* ns */
-    struct subscription *subscription;
+    struct subscription subscription;
     bool retimed;   /* monitor or subscription changed: owner clears it */
     bool frames;    /* is the frame consumer */
     bool quit;

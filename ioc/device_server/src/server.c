@@ -103,7 +103,7 @@ static void tell_subscribers(void *owner, unsigned news)
     struct server *server = owner;
     for (struct connection *c = server->first, *next; c != NULL; c = next) {
         next = c->next;
-        if (c->session.subscription != NULL)
+        if (c->session.subscription.count > 0)
             connection_update(c, (news & NEWS_COUNTED) != 0);
     }
 }
@@ -202,7 +202,8 @@ bool server_start(struct server *server, struct sim *sim, const struct server_op
     *port = port_of(listener);
     server->spare = open_spare();
     server->poller = poller_new();
-    if (server->poller == NULL || !watch(server, &server->listener, listener, listener_ready)
+    if (server->poller == NULL || !timers_reserve(&server->timers, SERVER_TIMERS)
+        || !connection_fill_pool(server) || !watch(server, &server->listener, listener, listener_ready)
         || !watch(server, &server->renderer, renderer_descriptor(sim->detector.renderer),
                   renderer_ready)
         || !watch(server, &server->stop, options->stop_descriptor, stop_ready)) {
@@ -232,8 +233,7 @@ static void free_closed(struct server *server)
             continue;
         }
         *link = c->next_closed;
-        buffer_free(&c->out);
-        free(c);
+        connection_give(c);
     }
 }
 
@@ -310,6 +310,11 @@ void server_free(struct server *server)
     while (server->first != NULL)
         connection_close(server->first);
     free_closed(server);
+    for (struct connection *c; (c = server->pool) != NULL;) {
+        server->pool = c->next;
+        buffer_free(&c->out);
+        free(c);
+    }
     if (server->listener.descriptor >= 0)
         close(server->listener.descriptor);
     if (server->spare >= 0)

@@ -14,6 +14,8 @@
 
 struct connection;
 
+enum { SERVER_TIMERS = 1 };
+
 /* Something with a descriptor in the loop. */
 struct source {
     void (*ready)(struct source *source, unsigned what);
@@ -31,7 +33,9 @@ struct server {
     struct connection *first;     /* all connections */
     struct connection *unread;    /* with input still to be handled */
     struct connection *unsent;    /* with output to be sent */
-    struct connection *closed;    /* to be freed at the end of a turn */
+    struct connection *closed;    /* to be given to the pool at the end of a turn */
+    struct connection *pool;      /* for the next clients */
+    size_t count, pooled;         /* connections in `first` and in `pool` */
     bool stopping;
 };
 

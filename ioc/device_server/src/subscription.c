@@ -8,12 +8,15 @@
 bool subscription_select(struct subscription *subscription, const struct pv_table *table,
                          const char *glob, int64_t interval)
 {
-    subscription->interval = interval;
-    subscription->count = 0;
+    int count = 0;
     for (int i = 0; i < table->count; i++)
         if (glob_match(glob, table->pv[i].name))
-            subscription->pvs[subscription->count++] = &table->pv[i];
-    return subscription->count > 0;
+            subscription->pvs[count++] = &table->pv[i];
+    if (count == 0)
+        return false;
+    subscription->interval = interval;
+    subscription->count = count;
+    return true;
 }
 
 void subscription_list(const struct subscription *subscription, struct buffer *out)

@@ -10,12 +10,12 @@
 
 struct subscription {
     int64_t interval; /* ns */
-    int count;
+    int count;        /* of PVs; 0: no subscription */
     const struct pv *pvs[PV_COUNT_MAX];
     double told[PV_COUNT_MAX];
 };
 
-/* Subscribe to all PVs that match; false if none does. */
+/* Subscribe to all PVs that match; false, and nothing changed, if none does. */
 bool subscription_select(struct subscription *subscription, const struct pv_table *table,
                          const char *glob, int64_t interval);
 /* Append `<n>;<pv>,<pv>,...`. */

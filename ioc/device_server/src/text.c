@@ -22,6 +22,12 @@ void buffer_free(struct buffer *buffer)
     *buffer = (struct buffer){.limit = buffer->limit};
 }
 
+void buffer_reuse(struct buffer *buffer, const struct buffer *spare)
+{
+    buffer->data = spare->data;
+    buffer->capacity = spare->capacity;
+}
+
 bool buffer_has_room(const struct buffer *buffer, size_t length)
 {
     return !buffer->failed && length <= buffer->limit && buffer->length <= buffer->limit - length;
@@ -42,10 +48,9 @@ static bool reserve(struct buffer *buffer, size_t length)
         buffer->start = 0;
         return true;
     }
+    /* With room for twice the queue, moving it to the front is always cheap from then on. */
     size_t capacity = buffer->capacity ? buffer->capacity : BUFFER_FIRST;
-    while (capacity < needed)
-        capacity *= 2;
-    if (capacity < 2 * buffer->length)
+    while (capacity < needed + buffer->length)
         capacity *= 2;
     char *data = malloc(capacity);
     if (data == NULL) {

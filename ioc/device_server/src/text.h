@@ -18,6 +18,8 @@ struct buffer {
 
 void buffer_init(struct buffer *buffer, size_t limit);
 void buffer_free(struct buffer *buffer);
+/* Give a new buffer the memory of one that is no longer used. */
+void buffer_reuse(struct buffer *buffer, const struct buffer *spare);
 
 /* Append bytes, a string, a formatted string (at most 511 bytes), a number as %.17g. */
 void buffer_add(struct buffer *buffer, const void *bytes, size_t length);

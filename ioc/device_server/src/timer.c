@@ -1,5 +1,6 @@
 #include "timer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 static void put(struct timers *timers, size_t index, struct timer *timer)
@@ -45,30 +46,37 @@ void timers_free(struct timers *timers)
     *timers = (struct timers){0};
 }
 
-bool timer_set(struct timers *timers, struct timer *timer, int64_t deadline)
+bool timers_reserve(struct timers *timers, size_t count)
+{
+    if (count <= timers->capacity)
+        return true;
+    size_t capacity = timers->capacity ? timers->capacity : 64;
+    while (capacity < count)
+        capacity *= 2;
+    struct timer **heap = realloc(timers->heap, capacity * sizeof *heap);
+    if (heap == NULL)
+        return false;
+    timers->heap = heap;
+    timers->capacity = capacity;
+    return true;
+}
+
+void timer_set(struct timers *timers, struct timer *timer, int64_t deadline)
 {
     if (deadline == INT64_MAX) {
         timer_cancel(timers, timer);
-        return true;
+        return;
     }
     if (timer->place == 0) {
-        if (timers->count == timers->capacity) {
-            size_t capacity = timers->capacity ? 2 * timers->capacity : 64;
-            struct timer **heap = realloc(timers->heap, capacity * sizeof *heap);
-            if (heap == NULL)
-                return false;
-            timers->heap = heap;
-            timers->capacity = capacity;
-        }
+        assert(timers->count < timers->capacity);
         timer->deadline = deadline;
         put(timers, timers->count++, timer);
         sift_up(timers, timer->place - 1);
-        return true;
+        return;
     }
     timer->deadline = deadline;
     sift_up(timers, timer->place - 1);
     sift_down(timers, timer->place - 1);
-    return true;
 }
 
 void timer_cancel(struct timers *timers, struct timer *timer)

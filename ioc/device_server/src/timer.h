@@ -20,8 +20,11 @@ struct timers {
 
 void timers_free(struct timers *timers);
 
-/* Arm a timer, or move it if it is armed; INT64_MAX disarms. False if memory runs out. */
-bool timer_set(struct timers *timers, struct timer *timer, int64_t deadline);
+/* Make room for as many armed timers; false without memory. */
+bool timers_reserve(struct timers *timers, size_t count);
+
+/* Arm a timer, for which there must be room, or move it if it is armed; INT64_MAX disarms. */
+void timer_set(struct timers *timers, struct timer *timer, int64_t deadline);
 void timer_cancel(struct timers *timers, struct timer *timer);
 
 /* Earliest deadline; INT64_MAX if none. */

@@ -177,8 +177,8 @@ static const char *updated(const char *text, const char *name)
     char key[16];
     const struct pv *pv = pv_find(&sim.pvs, name);
     value[0] = '\0';
-    for (int i = 0; session.subscription != NULL && i < session.subscription->count; i++)
-        if (session.subscription->pvs[i] == pv)
+    for (int i = 0; i < session.subscription.count; i++)
+        if (session.subscription.pvs[i] == pv)
             snprintf(key, sizeof key, "%d=", i);
     for (const char *line = strstr(text, "UPD:"); line != NULL; line = strstr(line + 1, "UPD:")) {
         const char *at = strchr(line + 4, ':');
