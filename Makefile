@@ -9,7 +9,7 @@ SOURCES := $(wildcard ioc/device_server/src/*.[ch])
 INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint types unit system build docs-pvs clean
+.PHONY: help demo test install lint types unit system build docs-pvs fuzz sanitize valgrind quality clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,6 +40,19 @@ docs-pvs: $(VENV)/.installed ## Write the table of all PVs, docs/pvs.md, anew
 
 fuzz: ## Fuzz the device server with libFuzzer, if clang is there (SECONDS=60 per target)
 	$(MAKE) -C ioc/device_server fuzz SECONDS=$(SECONDS)
+
+INSTRUMENTED = $(MAKE) -C ioc/device_server all && DEVICE_SERVER_PROGRAM=$(CURDIR)/
+SERVER_TESTS = $(BIN)/pytest tests/system/device_server
+
+sanitize: $(VENV)/.installed-test ## Test the device server under ASan and UBSan, its thread under TSan
+	$(INSTRUMENTED)build-device-server/address/beamline-sim $(SERVER_TESTS)
+	$(INSTRUMENTED)build-device-server/thread/beamline-sim $(SERVER_TESTS)/test_server_frames.py -k "not delay"
+
+valgrind: $(VENV)/.installed-test ## Test the device server under valgrind
+	$(INSTRUMENTED)ioc/device_server/harness/under_valgrind.sh $(SERVER_TESTS) -k "not delay and not sleeps and not thousand"
+
+quality: ## Fail every libc call of the device server once, and count its allocations
+	$(MAKE) -C ioc/device_server harness
 
 install: $(VENV)/.installed ## Install into $(VENV) (again after a change of the C sources)
 

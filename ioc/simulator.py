@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,11 +16,16 @@ __all__ = ["device_server_binary", "start_device_server"]
 def device_server_binary() -> Path:
     """Return the path of the device server program that was built with this package.
 
+    The environment variable ``DEVICE_SERVER_PROGRAM`` names another program, such as one built with
+    sanitizers.
+
     Raises
     ------
     ProcessError
         If it is missing, or if this is a source tree whose C sources are newer than it.
     """
+    if other := os.environ.get("DEVICE_SERVER_PROGRAM"):
+        return Path(other)
     package = Path(str(files("ioc")))
     binary = package / "_bin" / "beamline-sim"
     if not binary.is_file():

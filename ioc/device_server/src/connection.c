@@ -35,7 +35,7 @@ static void mark_unread(struct connection *c)
 
 static void mark_unsent(struct connection *c)
 {
-    if (!c->in_unsent && c->out.length > 0) {
+    if (!c->in_unsent && (c->out.length > 0 || c->out.failed)) {
         c->in_unsent = true;
         c->next_unsent = c->server->unsent;
         c->server->unsent = c;
@@ -71,9 +71,12 @@ static void set_interest(struct connection *c)
     bool full = c->length == sizeof c->input;
     unsigned interest = (c->ended || full || c->in_unread || backlogged(c) ? 0u : POLLER_READ)
                         | (c->blocked ? POLLER_WRITE : 0u);
-    if (interest != c->interest
-        && poller_change(c->server->poller, c->source.descriptor, interest, &c->source))
+    if (interest == c->interest)
+        return;
+    if (poller_change(c->server->poller, c->source.descriptor, interest, &c->source))
         c->interest = interest;
+    else
+        connection_close(c); /* it would never be heard again */
 }
 
 static void fire_monitor(void *owner)
@@ -143,6 +146,11 @@ bool connection_fill_pool(struct server *server)
         if (c == NULL)
             return false;
         c->server = server;
+        buffer_init(&c->out, OUTPUT_LIMIT);
+        if (!buffer_reserve(&c->out, OUTPUT_HIGH)) {
+            free(c);
+            return false;
+        }
         connection_give(c);
     }
     return true;
@@ -355,6 +363,10 @@ static void after_last_byte(struct connection *c)
 void connection_send(struct connection *c)
 {
     bool was_backlogged = backlogged(c);
+    if (c->out.failed) {
+        connection_close(c);
+        return;
+    }
     c->blocked = false;
     while (!c->in_closed && c->out.length > 0 && !c->blocked) {
         ssize_t sent = send(c->source.descriptor, c->out.data + c->out.start, c->out.length,

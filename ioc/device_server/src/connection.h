@@ -9,8 +9,8 @@
 #include "text.h"
 #include "timer.h"
 
-/* A connection is 16 KB at most; those of the pool are there before the first client. */
-enum { INPUT_SIZE = 4096, CONNECTION_POOL = 64, CONNECTION_TIMERS = 4 };
+/* The pool is there before the first client, with output buffers. */
+enum { INPUT_SIZE = 4096, CONNECTION_POOL = 16, CONNECTION_TIMERS = 4 };
 
 struct connection {
     struct source source; /* first: the loop finds the connection by it */

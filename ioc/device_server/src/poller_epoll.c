@@ -68,26 +68,27 @@ void poller_remove(struct poller *poller, int descriptor)
 }
 
 /* epoll's own timeout has milliseconds only; a move may last less. */
-static void arm(struct poller *poller, int64_t deadline)
+static bool arm(struct poller *poller, int64_t deadline)
 {
     if (deadline == poller->armed)
-        return;
+        return true;
     struct itimerspec when = {0};
     if (deadline != INT64_MAX) {
         when.it_value.tv_sec = deadline / 1000000000;
         when.it_value.tv_nsec = deadline % 1000000000;
     }
-    if (timerfd_settime(poller->timer, TFD_TIMER_ABSTIME, &when, NULL) == 0)
-        poller->armed = deadline;
+    if (timerfd_settime(poller->timer, TFD_TIMER_ABSTIME, &when, NULL) != 0)
+        return false;
+    poller->armed = deadline;
+    return true;
 }
 
 int poller_wait(struct poller *poller, int64_t deadline, struct poller_event *events, int max)
 {
     struct epoll_event ready[EVENTS_MAX];
-    bool due = deadline <= clock_real();
-    if (!due)
-        arm(poller, deadline);
-    int count = epoll_wait(poller->epoll, ready, max < EVENTS_MAX ? max : EVENTS_MAX, due ? 0 : -1);
+    /* Without the timer, look every millisecond. */
+    int timeout = deadline <= clock_real() ? 0 : arm(poller, deadline) ? -1 : 1;
+    int count = epoll_wait(poller->epoll, ready, max < EVENTS_MAX ? max : EVENTS_MAX, timeout);
     int used = 0;
     for (int i = 0; i < count; i++) {
         if (ready[i].data.ptr == poller) {

@@ -31,7 +31,8 @@ static int open_spare(void)
 static void resume_accepting(void *owner)
 {
     struct server *server = owner;
-    poller_change(server->poller, server->listener.descriptor, POLLER_READ, &server->listener);
+    if (!poller_change(server->poller, server->listener.descriptor, POLLER_READ, &server->listener))
+        timer_set(&server->timers, &server->accept_again, clock_real() + accept_pause_ns);
 }
 
 /* Out of descriptors (or memory): tell one client by closing, and leave the others in the backlog
@@ -200,6 +201,10 @@ bool server_start(struct server *server, struct sim *sim, const struct server_op
         return false;
     server->listener.descriptor = listener;
     *port = port_of(listener);
+    if (*port == 0) {
+        snprintf(message, MESSAGE_MAX, "cannot find out the port taken: %s.", strerror(errno));
+        return false;
+    }
     server->spare = open_spare();
     server->poller = poller_new();
     if (server->poller == NULL || !timers_reserve(&server->timers, SERVER_TIMERS)
@@ -256,7 +261,7 @@ static void send_unsent(struct server *server)
         struct connection *c = server->unsent;
         server->unsent = c->next_unsent;
         c->in_unsent = false;
-        if (!c->in_closed && !c->blocked)
+        if (!c->in_closed && (!c->blocked || c->out.failed))
             connection_send(c);
     }
 }

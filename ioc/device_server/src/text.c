@@ -33,7 +33,7 @@ bool buffer_has_room(const struct buffer *buffer, size_t length)
     return !buffer->failed && length <= buffer->limit && buffer->length <= buffer->limit - length;
 }
 
-static bool reserve(struct buffer *buffer, size_t length)
+bool buffer_reserve(struct buffer *buffer, size_t length)
 {
     if (!buffer_has_room(buffer, length)) {
         buffer->failed = true;
@@ -68,7 +68,7 @@ static bool reserve(struct buffer *buffer, size_t length)
 
 void buffer_add(struct buffer *buffer, const void *bytes, size_t length)
 {
-    if (length > 0 && reserve(buffer, length)) {
+    if (length > 0 && buffer_reserve(buffer, length)) {
         memcpy(buffer->data + buffer->start + buffer->length, bytes, length);
         buffer->length += length;
     }

@@ -31,6 +31,9 @@ void buffer_number(struct buffer *buffer, double value);
 /* Append `text` as a JSON string, quotes included, in ASCII. */
 void buffer_json_string(struct buffer *buffer, const char *text);
 
+/* Make room for `length` more bytes, so that appending them allocates nothing; false, and failed, if
+ * it cannot be had. */
+bool buffer_reserve(struct buffer *buffer, size_t length);
 /* Whether `length` more bytes fit within the limit. */
 bool buffer_has_room(const struct buffer *buffer, size_t length);
 /* Drop `length` bytes from the front. */

@@ -155,6 +155,7 @@ def test_missing_and_stale_programs_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     package = tmp_path / "ioc"
+    monkeypatch.delenv("DEVICE_SERVER_PROGRAM", raising=False)
     monkeypatch.setattr("ioc.simulator.files", lambda name: package)
     with pytest.raises(ProcessError, match="is missing"):
         device_server_binary()
