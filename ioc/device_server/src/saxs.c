@@ -10,6 +10,7 @@ enum { STREAM_SAXS = 0x7361 };
 static const double cut_sigmas = 4.0, mm_per_cm = 10.0;
 /* Photons per pixel below which they are drawn one by one. */
 static const double weak = 0.1;
+static const double mean_max = 1e30; /* any more is as saturated, and no float */
 
 void saxs_default(struct saxs_config *config)
 {
@@ -121,7 +122,7 @@ static void draw_strong(struct saxs *saxs, double photons, uint16_t *image)
         uint16_t counts[NOISE_BLOCK];
         size_t n = pixels - first < NOISE_BLOCK ? pixels - first : NOISE_BLOCK;
         for (size_t i = 0; i < n; i++)
-            mean[i] = (float)(photons * saxs->share[saxs->map->bin[first + i]]);
+            mean[i] = (float)fmin(photons * saxs->share[saxs->map->bin[first + i]], mean_max);
         noise_poissons(&saxs->noise, mean, counts);
         memcpy(&image[first], counts, n * sizeof *counts);
     }

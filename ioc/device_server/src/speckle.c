@@ -10,6 +10,7 @@ enum { STREAM_SPECKLE = 0x7370, FIELDS_MAX = 20 };
 static const double excess_probability = 1e-9;
 /* Candidates per pixel below which photons are drawn one by one. */
 static const double weak = 0.5;
+static const double mean_max = 1e30; /* any more is as saturated, and no float */
 
 /* What takes the fields of a ring of pixels through a frame. */
 struct step {
@@ -267,7 +268,7 @@ static void draw_block(struct speckle *s, double photons, size_t first, size_t c
     noise_normals(&s->noise, normal, (per_pixel + 1) * NOISE_BLOCK);
     for (size_t i = 0; i < count; i++) {
         const struct step *step = &s->steps[s->map->bin[first + i]];
-        mean[i] = (float)(photons * step->share);
+        mean[i] = (float)fmin(photons * step->share, mean_max);
         outcome[i] = expose(s, step, fields(s, first + i), &normal[NOISE_BLOCK + i * per_pixel]);
     }
     draw_means(outcome, normal, mean);
