@@ -1,152 +1,96 @@
-"""Frames per second from the device server through the IOC's file writer to the disk.
+"""Frames per second from the device server to the file, and puts while the image streams.
 
-For each size: frames that the server has drawn before (so that drawing does not count), frames
-drawn freshly, and, as the baseline, the same frames written by plain h5py in one process, a chunk
-each. Exposures take no time (1 µs). Run with ``python benchmarks/frames.py [ROUNDS]``.
+Preloaded frames, so that drawing them is no limit; every frame must be in the file. Without the
+image (``--no-image``) the puts have their baseline::
+
+    python benchmarks/frames.py [--no-image] [512 1024 2048]
 """
 
+from __future__ import annotations
+
 import os
-import socket
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import h5py
-
 from beamline.core.epics import client_environment
 from beamline.core.processes import Child, free_port
 from ioc.simulator import start_device_server
 
-SIZES = (512, 1024, 2048)
-#: Pixels of one measurement, 256 MiB.
-PIXELS = 128 << 20
-PRELOADED = 8
+SECONDS = 6.0
+IOC = [sys.executable, "-m", "ioc", "--exit-with-parent"]
 
 
-class Detector:
-    """The area detector of a device server and an IOC of its own."""
+def measure(size: int, folder: Path, port: int) -> None:
+    """Print the rate of square frames of that size, and the latency of puts during it."""
+    import epics
 
-    def __init__(self, size: int, folder: Path) -> None:
-        config = folder / "config"
-        config.write_text(f"detector_nx = {size}\ndetector_ny = {size}\n")
-        self.folder = folder
-        self.server = start_device_server(
-            log=folder / "server.log", time_scale=100.0, config=config, prefix=f"B{size}:"
-        )
-        self.port = free_port()
-        self.prefix = f"B{size}:"
-        self.ioc = Child(
-            "the IOC",
-            [*(sys.executable, "-m", "ioc", "--exit-with-parent", "--prefix", self.prefix),
-             *("--server", f"127.0.0.1:{self.server.info['port']}", "--port", str(self.port))],
-            log=folder / "ioc.log",
-        )  # fmt: skip
-        self.tell(f"PUT:{self.prefix}SHUTTER:CMD:1")
+    def pv(name: str) -> epics.PV:
+        channel = epics.PV(f"BL02:{name}", auto_monitor=True)
+        if not channel.wait_for_connection(10):
+            raise SystemExit(f"{name} is not connected")
+        return channel
 
-    def tell(self, command: str) -> None:
-        """Send a command past the IOC."""
-        address = self.server.info["host"], int(self.server.info["port"])
-        with socket.create_connection(address) as tcp:
-            tcp.sendall(f"{command}\n".encode())
-            assert tcp.recv(64).startswith(b"OK:"), command
-
-    def preload(self, frames: int) -> None:
-        self.tell(f"PUT:{self.prefix}AD1:PRELOAD:{frames}")
-
-    def put(self, name: str, value) -> None:
-        import epics
-
-        pv = epics.get_pv(f"{self.prefix}AD1:{name}", connect=True, timeout=20)
-        assert pv.put(value, wait=True, timeout=300) == 1, name
-
-    def get(self, name: str, **options):
-        import epics
-
-        return epics.caget(f"{self.prefix}AD1:{name}", timeout=20, use_monitor=False, **options)
-
-    def take(self, frames: int, name: str) -> tuple[float, Path]:
-        """Take frames into a file; seconds from the put to its completion, and the file."""
-        for field, value in {
-            "cam1:AcquireTime": 1e-4, "cam1:AcquirePeriod": 0.0, "cam1:ImageMode": "Multiple",
-            "cam1:NumImages": frames, "HDF1:FilePath": str(self.folder), "HDF1:FileName": name,
-            "HDF1:NumCapture": 0, "HDF1:Capture": 1,
-        }.items():  # fmt: skip
-            self.put(field, value)
-        path = Path(self.get("HDF1:FullFileName_RBV", as_string=True))
-        start = time.perf_counter()
-        self.put("cam1:Acquire", 1)
-        self.put("HDF1:Capture", 0)
-        took = time.perf_counter() - start
-        with h5py.File(path) as file:
-            written = file["entry/data/data"].shape[0]
-        dropped = self.get("HDF1:DroppedArrays_RBV")
-        assert (written, dropped) == (frames, 0), f"{written} of {frames} written, {dropped} lost"
-        return took, path
-
-    def stop(self) -> None:
-        self.ioc.stop()
-        self.server.stop()
-
-
-def write_plainly(source: Path, target: Path) -> float:
-    """Seconds to write the frames of a file again, one chunk each."""
-    with h5py.File(source) as file:
-        frames = file["entry/data/data"][:PRELOADED]
-        total = file["entry/data/data"].shape[0]
-    start = time.perf_counter()
-    with h5py.File(target, "w") as file:
-        data = file.create_dataset(
-            "data", (0, *frames[0].shape), maxshape=(None, *frames[0].shape), dtype=frames.dtype,
-            chunks=(1, *frames[0].shape),
-        )  # fmt: skip
-        for number in range(total):
-            data.resize(number + 1, axis=0)
-            data.id.write_direct_chunk((number, 0, 0), frames[number % len(frames)])
-            file.flush()
-    return time.perf_counter() - start
-
-
-def main(rounds: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        detectors = {}
-        try:
-            for size in SIZES:
-                (place := Path(folder) / str(size)).mkdir()
-                detectors[size] = Detector(size, place)
-            os.environ.update(client_environment(detectors[SIZES[0]].port))
-            os.environ["EPICS_CA_ADDR_LIST"] = " ".join(
-                f"127.0.0.1:{detector.port}" for detector in detectors.values()
-            )
-            for number in range(rounds):
-                print(f"\nround {number + 1}, load average {os.getloadavg()[0]:.1f}")
-                for size, detector in detectors.items():
-                    measure(size, detector)
-        finally:
-            for detector in detectors.values():
-                detector.stop()
-
-
-def measure(size: int, detector: Detector) -> None:
-    frames = PIXELS // size**2
-    fresh = max(frames // 8, PRELOADED)
-    detector.preload(0)
-    slow, path = detector.take(fresh, "fresh")
-    path.unlink()
-    detector.preload(PRELOADED)
-    _, path = detector.take(PRELOADED, "drawn")
-    path.unlink()
-    fast, path = detector.take(frames, "preloaded")
-    plain = write_plainly(path, path.with_name("plain.h5"))
-    path.unlink()
-    path.with_name("plain.h5").unlink()
+    images = []
+    prefix = "AD1:HDF1:"
+    for name, value in (
+        ("SHUTTER:CMD", 1), ("AD1:cam1:AcquireTime", 1e-4), ("AD1:cam1:AcquirePeriod", 0.0),
+        ("AD1:cam1:Preload", 8), ("AD1:cam1:ImageMode", 2), (f"{prefix}FilePath", str(folder)),
+        (f"{prefix}FileName", f"frames_{size}_{port}"), (f"{prefix}NumCapture", 0),
+        ("AD1:image1:EnableCallbacks", int("--no-image" not in sys.argv)), (f"{prefix}Capture", 1),
+    ):  # fmt: skip
+        pv(name).put(value, wait=True, timeout=20)
+    pv("AD1:image1:ArrayData").add_callback(lambda **_: images.append(1))
+    captured, dropped = pv(f"{prefix}NumCaptured_RBV"), pv(f"{prefix}DroppedArrays_RBV")
+    pv("AD1:cam1:Acquire").put(1, wait=False)
+    while captured.get(use_monitor=False) < 16:
+        time.sleep(0.05)
+    count, start, latencies = captured.get(use_monitor=False), time.monotonic(), []
+    setting = pv("AD1:HDF1:NumFramesFlush")
+    images.clear()
+    while time.monotonic() < start + SECONDS:
+        before = time.perf_counter()
+        setting.put(0, wait=True)
+        latencies.append(1e3 * (time.perf_counter() - before))
+        time.sleep(0.01)
+    rate = (captured.get(use_monitor=False) - count) / (time.monotonic() - start)
+    pv("AD1:cam1:Acquire").put(0, wait=True, timeout=20)
+    pv(f"{prefix}Capture").put(0, wait=True, timeout=60)
+    latencies.sort()
     print(
-        f"{size:4d} x {size:4d}: preloaded {frames / fast:6.0f} frames/s "
-        f"({frames * size**2 * 2e-6 / fast:5.0f} MB/s, 0 lost), fresh stills {fresh / slow:6.0f} "
-        f"frames/s; plain h5py {frames / plain:6.0f} frames/s, ratio {plain / fast:.2f}",
+        f"{size} x {size}: {rate:.0f} frames/s, {rate * 2 * size * size / 1e6:.0f} MB/s, "
+        f"{dropped.get(use_monitor=False)} dropped of {captured.get(use_monitor=False)}; "
+        f"{len(images) / SECONDS:.1f} images/s; puts p50 {statistics.median(latencies):.2f} ms, "
+        f"p99 {latencies[int(0.99 * len(latencies))]:.2f} ms",
         flush=True,
     )
+    os._exit(0)
+
+
+def main() -> None:
+    """Measure the sizes given, each with a beamline and a client of its own."""
+    sizes = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
+    for size in sizes or (512, 1024, 2048):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            config = folder / "server.conf"
+            config.write_text(f"detector_nx = {size}\ndetector_ny = {size}\n")
+            server = start_device_server(log=folder / "server.log", config=config, time_scale=50.0)
+            port = free_port()
+            address = f"127.0.0.1:{server.info['port']}"
+            ioc = Child(
+                "the IOC", [*IOC, "--server", address, "--port", str(port)], log=folder / "ioc.log"
+            )
+            os.environ.update(client_environment(port))
+            child = os.fork()
+            if child == 0:
+                measure(size, folder, port)
+            os.waitpid(child, 0)
+            ioc.stop()
+            server.stop()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    main()
