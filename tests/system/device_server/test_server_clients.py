@@ -26,11 +26,14 @@ def test_abrupt_closes_leave_nothing_behind(shared: Child, port: int) -> None:
     with Client(port) as witness:
         witness.do("PING")
         before = descriptors(shared.pid)
-        for n in range(400):
+        for n in range(1000):
             victim = Client(port)
             victim.send(
-                [b"", b"GET:BL02:RI", b"LIST\n" * 50, b"MONITOR:BL02:RING:CURRENT:1\n"][n % 4]
-            )
+                [
+                    b"", b"GET:BL02:RI", b"LIST\n" * 50, b"MONITOR:BL02:RING:CURRENT:1\n",
+                    b"\0\xff\xfe\n" * 50, b"A" * 3000, b"TRUTH\n" * 40 + b"PIN",
+                ][n % 7]
+            )  # fmt: skip
             if n % 2:
                 victim.reset()
             else:
@@ -46,7 +49,7 @@ def test_more_than_a_thousand_clients(shared: Child, port: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
     before = descriptors(shared.pid)
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(contextlib.closing(Client(port))) for _ in range(1500)]
+        clients = [stack.enter_context(contextlib.closing(Client(port))) for _ in range(2000)]
         for one in clients:
             one.send(b"PING\n")
         assert [one.line() for one in clients] == ["OK:PONG"] * len(clients)
