@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from beamline.daq._devices import ServerBeamline
 from beamline.daq.client import DeviceClient
 from beamline.daq.configs import LinearScanConfig, MeshScanConfig, ScanConfig, XAFSScanConfig
 from beamline.daq.data import ScanData
+from beamline.interrupts import AbortOnInterrupt
 from beamline.nexus.scan import data_key
 
 __all__ = [
@@ -89,6 +91,8 @@ class ScanEngine:
             If the server has no such motor or detector.
         ConnectionLostError
             If the server goes away.
+        KeyboardInterrupt
+            At Ctrl-C, when all has been cleaned up.
         """
         from beamline.plans import linear_scan
 
@@ -130,6 +134,8 @@ class ScanEngine:
     def _run(
         self, config: Any, make_plan: Callable[[ServerBeamline], Any], motors: list[str]
     ) -> ScanData:
+        from bluesky.utils import RunEngineInterrupted
+
         prefix = self._prefix if self._prefix is not None else _prefix_of(motors[0])
         energy = motors[0] if isinstance(config, XAFSScanConfig) else None
         # Unknown detectors are refused by the server before anything moves.
@@ -141,6 +147,11 @@ class ScanEngine:
         try:
             engine(make_plan(beamline))
         except BaseException as error:
+            if engine.state == "paused":
+                # A script has nobody to resume it: the plan cleans up and ends.
+                engine.abort("the scan was interrupted")
+            if isinstance(error, RunEngineInterrupted):
+                raise KeyboardInterrupt from None
             cause = getattr(error, "__cause__", None)
             if not isinstance(error, BeamlineError) and isinstance(cause, BeamlineError):
                 raise cause from None
@@ -155,7 +166,10 @@ class ScanEngine:
         if self._engine is None:
             from bluesky import RunEngine
 
-            self._engine = RunEngine({}, context_managers=[], call_returns_result=False)
+            # A handler of Ctrl-C can only be installed in the main thread.
+            in_main = threading.current_thread() is threading.main_thread()
+            managers: list[Any] = [AbortOnInterrupt] if in_main else []
+            self._engine = RunEngine({}, context_managers=managers, call_returns_result=False)
         return self._engine
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -97,6 +100,30 @@ def test_a_spectrum_is_a_valid_file(client: DeviceClient, tmp_path: Path):
             assert validators.application(path, "NXxas").errors == []
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["entry/monitor/preset"], np.full(len(data), 0.1))
+
+
+def test_a_scan_that_is_interrupted_is_cleaned_up_and_the_next_one_runs(
+    client: DeviceClient, tmp_path: Path
+):
+    events = []
+
+    def interrupt(name: str, doc: Any) -> None:
+        if name == "event":
+            events.append(doc)
+            if len(events) == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    writer = NeXusWriter(tmp_path)
+    engine = ScanEngine(client, consumers=[writer, interrupt])
+    config = LinearScanConfig(
+        motor="BL02:SAMPLE:X", start=-10, stop=10, steps=300, detectors=[I0], dwell_time=0.01
+    )
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(config)
+    with h5py.File(writer.files[0]) as file:
+        assert file["entry/exit_status"].asstr()[()] == "abort"
+        assert 1 <= len(file["entry/data/i0"]) < 300
+    assert len(engine.run(config.model_copy(update={"steps": 3}))) == 3
 
 
 def test_what_is_wrong_is_said_before_anything_moves(client: DeviceClient):
