@@ -81,9 +81,7 @@ def make_run_engine(
     from bluesky.utils import ProgressBarManager
 
     from beamline.documents import Fanout
-    from beamline.documents.validation import quicken_page_validation
 
-    quicken_page_validation()
     if not isinstance(store, DataStore):
         store = DataStore(store)
     run_engine = RunEngine(store.metadata)

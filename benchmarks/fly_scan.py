@@ -92,27 +92,20 @@ class PointsAtHand:
 
 def compare(rounds: int, folder: str) -> None:
     import bluesky.plans as bp
-    import event_model
     from bluesky import RunEngine
 
-    from beamline.documents.validation import quicken_page_validation
+    from beamline.documents.validation import quick_page_validation
     from beamline.plans import fly_scan
     from callbacks.nexus import NeXusWriter
     from devices import Beamline
 
-    validators = event_model.schema_validators
-    page = event_model.DocumentNames.event_page
-    stock = validators[page]
-    quicken_page_validation()
-    quick = validators[page]
     bl = Beamline("BL02:").connect(timeout=60)
     measure = Meter(RunEngine({}))
     for number in range(rounds):
         print(f"\nround {number + 1}")
-        validators[page] = stock
         measure("bluesky alone, its validation", bp.fly([PointsAtHand(FEW)]))
-        validators[page] = quick
-        measure("bluesky alone, ours", bp.fly([PointsAtHand(POINTS)]))
+        with quick_page_validation():
+            measure("bluesky alone, ours", bp.fly([PointsAtHand(POINTS)]))
         scan = (bl.sample.x, -100, 100, POINTS)
         measure("fly_scan, 40,000/s by the clock", fly_scan(*scan, dwell=DWELL))
         writer = NeXusWriter(Path(folder) / f"nexus{number}")

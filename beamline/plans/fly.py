@@ -10,7 +10,7 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg
 
-from beamline.documents.validation import quicken_page_validation
+from beamline.documents.validation import quick_page_validation
 from beamline.plans._run import Plan, QuietStop, attempt, guarded_run
 from beamline.plans.arguments import PlanArgumentError, as_number, check_common, check_motor
 from beamline.plans.metadata import (
@@ -256,7 +256,6 @@ def _flight(
     baseline: Sequence[Any] | None,
 ) -> Plan:
     beamline = beamline_of(sweep.axis, flyer)
-    quicken_page_validation()
 
     def body() -> Plan:
         yield from bps.prepare(flyer, sweep, wait=True)
@@ -296,7 +295,8 @@ def _fly(flyer: Any) -> Plan:
 
 
 def _collect(flyer: Any) -> Plan:
-    yield from bps.collect(flyer, return_payload=False)
+    with quick_page_validation():
+        yield from bps.collect(flyer, return_payload=False)
 
 
 def _end(flyer: Any) -> Plan:
