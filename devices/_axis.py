@@ -63,6 +63,7 @@ class Axis(EpicsMotor):
     low_switch = Cpt(FreshSignalRO, ".LLS", kind="omitted")
     resolution = Cpt(EpicsSignal, ".MRES", kind="omitted", auto_monitor=True)
     retry_deadband = Cpt(EpicsSignal, ".RDBD", kind="omitted", auto_monitor=True)
+    highest_velocity = Cpt(EpicsSignalRO, ".VMAX", kind="omitted", auto_monitor=True)
 
     def __init__(
         self, prefix: str = "", *, name: str, tolerance: float | None = None, **kwargs: Any

@@ -6,16 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignalRO
+from ophyd import EpicsSignalRO
 from ophyd.status import DeviceStatus
 
-from beamline.core.errors import ConnectionLostError, DetectorError, MotionError
-from beamline.core.pvs import FLYER_ARRAYS
+from beamline.core.errors import DetectorError, MotionError
 from devices._axis import Axis
-from devices._channel_access import ECA_NORMAL, Sample, put
+from devices._channel_access import Sample
+from devices._fly_points import FlyPoints, Page, describe_number, make_page
 from devices._operation import Operation, StillBusy
 from devices._signals import (
     ChoiceSignal,
@@ -32,24 +30,9 @@ __all__ = ["Flyer"]
 
 #: Seconds that a fly scan may take beyond what it should.
 _GRACE = 10.0
-#: Seconds that the IOC may take to bring a block of points.
-_BLOCK_TIMEOUT = 5.0
-#: Waveform of the IOC → data key; position and time are named otherwise.
-_KEYS = {
-    "Energy": "mono_energy",
-    "I0": "i0",
-    "IT": "itrans",
-    "IF": "ifluor",
-    "IR": "irefer",
-    "XRD": "idiffr",
-}
 _HINTED = ("i0", "itrans", "ifluor", "irefer")
 #: States of ExecuteStatus and ExecuteState.
 _SUCCESS, _ABORT, _EXECUTING = 1, 3, 2
-
-#: A partial event page: ``data`` and ``timestamps``, each data key → one value per event.
-Page = dict[str, Any]
-Block = dict[str, npt.NDArray[np.float64]]
 
 
 class _TakeOff(DeviceStatus):
@@ -79,7 +62,7 @@ class _TakeOff(DeviceStatus):
     __repr__ = __str__
 
 
-class Flyer(Device):
+class Flyer(FlyPoints):
     """Hardware-timed fly scans.
 
     It is a bluesky flyer: `prepare` (or ``flyer.motor.set(...)`` and so on) says what to fly,
@@ -113,20 +96,6 @@ class Flyer(Device):
     current_point = Cpt(FreshSignalRO, "CurrentPoint", kind="omitted", auto_monitor=True)
     total_points = Cpt(FreshSignalRO, "TotalPoints", kind="omitted")
     scan_number = Cpt(FreshSignalRO, "ScanNumber", kind="omitted")
-    start_time = Cpt(FreshSignalRO, "StartTime", kind="omitted", units="s")
-    time_scale = Cpt(FreshSignalRO, "TimeScale", kind="omitted")
-    read_from = Cpt(FreshSignal, "ReadFrom", kind="omitted")
-    block_scan = Cpt(FreshSignalRO, "BlockScan", kind="omitted")
-    block_start = Cpt(FreshSignalRO, "BlockStart", kind="omitted")
-    block_points = Cpt(FreshSignalRO, "BlockPoints", kind="omitted")
-    time_array = Cpt(FreshSignalRO, "Time", kind="omitted")
-    position_array = Cpt(FreshSignalRO, "Position", kind="omitted")
-    energy_array = Cpt(FreshSignalRO, "Energy", kind="omitted")
-    i0_array = Cpt(FreshSignalRO, "I0", kind="omitted")
-    itrans_array = Cpt(FreshSignalRO, "IT", kind="omitted")
-    ifluor_array = Cpt(FreshSignalRO, "IF", kind="omitted")
-    irefer_array = Cpt(FreshSignalRO, "IR", kind="omitted")
-    idiffr_array = Cpt(FreshSignalRO, "XRD", kind="omitted")
 
     def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
         self._flight: Operation | None = None
@@ -360,22 +329,9 @@ class Flyer(Device):
         step scans, so that whoever reads a step scan reads a fly scan.
         """
         axis = self._flown.axis if self._flown is not None else self._find_axis()
-        keys = {axis.name: self._describe(self.position_array, axis.egu)}
-        for array, key in _KEYS.items():
-            if key not in keys:
-                keys[key] = self._describe(self._arrays()[array], FLYER_ARRAYS[array])
-        keys["exposure"] = self._describe(self.dwell, "s")
+        keys = self.describe_points(axis)
+        keys["exposure"] = describe_number(self.dwell, "s")
         return {"primary": keys}
-
-    @staticmethod
-    def _describe(signal: Any, units: str) -> dict[str, Any]:
-        return {
-            "source": f"PV:{signal.pvname}",
-            "dtype": "number",
-            "dtype_numpy": "<f8",
-            "shape": [],
-            "units": units,
-        }
 
     def collect_pages(self) -> Iterator[Page]:
         """Give the points that have been taken since the last call, as partial event pages.
@@ -394,92 +350,10 @@ class Flyer(Device):
         number, taken = read_many([self.scan_number, self.current_point])
         if number.value == self._number_before or taken.value <= self._collected:
             return None
-        block = self._read_block(self._collected, int(number.value))
-        points, problem = self._examine(block)
+        block = self.read_block(int(number.value), self._collected)
+        points, problem = self.examine(block, self._collected, self._flown)
         if problem is not None and not points:
             raise problem
         self._collected += points
-        return self._page({name: values[:points] for name, values in block.items()})
-
-    def _examine(self, block: Block) -> tuple[int, Exception | None]:
-        """Count the points before the first that can't be believed; say what is wrong with it."""
-        points = len(block["Time"])
-        problem: Exception | None = None
-        for name, signal in self._arrays().items():
-            dead = np.flatnonzero(~np.isfinite(block[name][:points]))
-            if dead.size:
-                points = int(dead[0])
-                problem = DetectorError(
-                    f"{signal.pvname} has no value for point {self._collected + points} of the fly "
-                    "scan: the detector reads nothing."
-                )
-        sweep = self._flown
-        if sweep is None or not points:
-            return points, problem
-        wanted = sweep.positions(self._collected, points)
-        off = np.abs(block["Position"][:points] - wanted)
-        far = np.flatnonzero(off > sweep.longest_step + 2.0 * sweep.axis.tolerance)
-        if far.size:
-            points = int(far[0])
-            problem = MotionError(
-                f"{self.position_array.pvname} does not follow the fly scan of {sweep.axis.label}: "
-                f"point {self._collected + points} should be at {wanted[points]:.7g} "
-                f"{sweep.axis.egu} and is at {block['Position'][points]:.7g}."
-            )
-        return points, problem
-
-    def _read_block(self, first: int, number: int) -> Block:
-        what = f"the points of {self.name} from {first} on cannot be read"
-        ended = threading.Event()
-        status = put(self.read_from.put_channel, first, lambda _: ended.set())
-        if status != ECA_NORMAL or not ended.wait(_BLOCK_TIMEOUT):
-            raise ConnectionLostError(
-                f"{what}: {self.read_from.pvname} did not answer; is the IOC running?"
-            )
-        arrays = self._arrays()
-        scan, start, points, began, scale, *samples = read_many(
-            [
-                self.block_scan,
-                self.block_start,
-                self.block_points,
-                self.start_time,
-                self.time_scale,
-                *arrays.values(),
-            ]
-        )
-        if (scan.value, start.value) != (number, first):
-            raise DetectorError(
-                f"{what}: {self.block_start.pvname} is {int(start.value)} of scan "
-                f"{int(scan.value)}, expected {first} of scan {number}; does another client read "
-                "them?"
-            )
-        count = int(points.value)
-        block = {
-            # A waveform with one value comes as that value.
-            name: np.atleast_1d(sample.value)[:count] if count else np.empty(0)
-            for name, sample in zip(arrays, samples, strict=True)
-        }
-        block["stamps"] = began.value + block["Time"] / scale.value
-        return block
-
-    def _page(self, block: Block) -> Page:
         axis = self._flown.axis if self._flown is not None else self._find_axis()
-        columns = {axis.name: block["Position"]}
-        for array, key in _KEYS.items():
-            columns.setdefault(key, block[array])
-        stamps = block["stamps"].tolist()
-        data = {key: values.tolist() for key, values in columns.items()}
-        data["exposure"] = [float(self.dwell.get())] * len(stamps)
-        return {"data": data, "timestamps": dict.fromkeys(data, stamps), "time": stamps}
-
-    def _arrays(self) -> dict[str, Any]:
-        return {
-            "Time": self.time_array,
-            "Position": self.position_array,
-            "Energy": self.energy_array,
-            "I0": self.i0_array,
-            "IT": self.itrans_array,
-            "IF": self.ifluor_array,
-            "IR": self.irefer_array,
-            "XRD": self.idiffr_array,
-        }
+        return make_page(block, points, axis, float(self.dwell.get()))

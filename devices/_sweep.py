@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from beamline.core.units import HC, bragg_angle, bragg_energy
 from devices._axis import Axis, AxisLimitError
+from devices._signals import latest
 
 __all__ = ["Sweep"]
 
@@ -48,6 +49,14 @@ class Sweep:
         return self._turned_back(first - step / 2 - ramp), self._turned_back(last + step / 2 + ramp)
 
     @property
+    def speed(self) -> float:
+        """Mean speed over all points, in the unit of the axis per second; positive."""
+        first, last = self._turned(self.start), self._turned(self.stop)
+        half = (last - first) / (self.num - 1) / 2
+        way = self._turned_back(last + half) - self._turned_back(first - half)
+        return abs(way) / (self.num * self.dwell)
+
+    @property
     def longest_step(self) -> float:
         """Longest distance between the middles of two points, in the unit of the axis."""
         ends = (self.positions(0, 2), self.positions(self.num - 2, 2))
@@ -64,22 +73,31 @@ class Sweep:
         return energies
 
     def check(self) -> None:
-        """Check that the whole motion, run-up included, lies within the limits of the axis.
+        """Check that the axis may do the whole motion, run-up included, and can do its speed.
 
         Raises
         ------
         MotorLimitError
-            Naming axis, position and limits; nothing has moved.
+            Naming axis, position or speed, and limits; nothing has moved.
         """
+        unit = self.axis.egu
         low, high = self.axis.limits
         for position in (self.start, self.stop, *self.ends):
             if low < high and not low <= position <= high:
-                unit = self.axis.egu
                 raise AxisLimitError(
                     f"{self.axis.label} would have to go to {position:.7g} {unit} for a fly scan "
                     f"from {self.start:.7g} to {self.stop:.7g} {unit}, run-up included: its limits "
                     f"are {low:g} to {high:g} {unit}; nothing has moved."
                 )
+        fastest = float(latest(self.axis.highest_velocity))
+        # To a motor record, 0 is no limit.
+        if 0.0 < fastest < self.speed * (1.0 - 1e-9):
+            raise AxisLimitError(
+                f"{self.axis.label} would have to move at {self.speed:.7g} {unit}/s for a fly scan "
+                f"of {self.num} points from {self.start:.7g} to {self.stop:.7g} {unit}: its limit "
+                f"is {fastest:g} {unit}/s ({self.axis.highest_velocity.pvname}); nothing has "
+                "moved. Take longer per point or more points."
+            )
 
     @property
     def _d_spacing(self) -> float | None:

@@ -75,7 +75,8 @@ def fly_scan(
     PlanArgumentError
         For wrong arguments, which are named; nothing has happened.
     MotorLimitError
-        If the motor would leave its limits, run-up included; nothing has moved.
+        If the motor would leave its limits, run-up included, or go faster than it can; nothing has
+        happened.
 
     Notes
     -----
@@ -154,7 +155,8 @@ def fly_xafs(
     PlanArgumentError
         For an unknown element or edge, or wrong arguments, which are named.
     MotorLimitError
-        If the monochromator would leave its limits, run-up included; nothing has moved.
+        If the monochromator would leave its limits, run-up included, or go faster than it can;
+        nothing has happened.
 
     Examples
     --------
