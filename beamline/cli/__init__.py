@@ -25,6 +25,8 @@ _COMMANDS = {
     "ioc": ("beamline.cli.ioc", "Run the IOC that serves the device server over EPICS."),
     "fault": ("beamline.cli.fault", "Break and mend the simulated beamline."),
     "runs": ("beamline.cli.runs", "List the recorded runs."),
+    "show": ("beamline.cli.show", "Show what is recorded of one run."),
+    "recover": ("beamline.cli.recover", "Complete runs that were cut off by a crash."),
     "replay": ("beamline.cli.replay", "Write the files of a recorded run again."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
     "doctor": ("beamline.cli.doctor", "Check the installation and show the settings."),

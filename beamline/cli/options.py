@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["config", "data_dir", "sample_options", "simulation_options"]
+__all__ = ["config", "data_dir", "no_misspelt_options", "sample_options", "simulation_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,3 +57,15 @@ def simulation_options(function: F) -> F:
         type=float,
         help="Simulated seconds per real second.",
     )(function)
+
+
+def no_misspelt_options(ctx: click.Context, param: click.Parameter, value: Any) -> Any:  # noqa: ARG001
+    """Refuse an argument that is a misspelt option; negative numbers are runs.
+
+    For commands with ``ignore_unknown_options``, which take "-1" for an argument.
+    """
+    for item in value if isinstance(value, tuple) else (value,):
+        text = str(item)
+        if text.startswith("-") and not re.fullmatch(r"-\d+", text):
+            raise click.NoSuchOption(text, ctx=ctx)
+    return value

@@ -71,6 +71,8 @@ class JournalReader:
         record. Expected of a file whose writer was killed or lost its power.
     length : int
         Bytes of the document that was read last.
+    begin, end : int
+        Where the record that was read last begins and ends in the file.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class JournalReader:
         self.path = path
         self.damage: str | None = None
         self.length = 0
+        self.begin = self.end = len(MAGIC)
         try:
             self._stream: BinaryIO = path.open("rb")
         except OSError as error:
@@ -148,11 +151,12 @@ class JournalReader:
         """Yield (name, doc) in the order of recording, up to the end or the first damage."""
         self._stream.seek(len(MAGIC))
         size = self.size
-        position = len(MAGIC)
+        position = self.begin = self.end = len(MAGIC)
         while position < size:
             found = self._next(size)
             if isinstance(found, tuple):
-                position = self._stream.tell()
+                self.begin, position = position, self._stream.tell()
+                self.end = position
                 yield found
                 # The caller may have called start() or stop() in between.
                 self._stream.seek(position)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from beamline.documents.consumers import Consumer, deliver
+from beamline.core.errors import MissingError
+from beamline.documents.consumers import Consumer, ConsumerError, DocumentError, deliver
 
 __all__ = ["CUT_OFF", "completed", "replay"]
 
 #: ``reason`` of the stop document that `completed` makes.
-CUT_OFF = "the record ends without a stop document: the run was cut off"
+CUT_OFF = "the process that recorded the run ended before the run had stopped"
 
 
 def replay(
-    documents: Iterable[tuple[str, Mapping[str, Any]]], consumers: Iterable[Consumer]
+    documents: Iterable[tuple[str, Mapping[str, Any]]],
+    consumers: Iterable[Consumer],
+    *,
+    refused: Callable[[str], object] | None = None,
 ) -> int:
     """Give documents to consumers in order; return how many there were.
 
@@ -27,18 +31,38 @@ def replay(
         ``run.documents()``.
     consumers
         Each gets every document, whichever of the others raises.
+    refused
+        Called with a sentence for every document that breaks the rules of event-model, and the
+        next one is replayed, as during the run; without it, that ends the replay.
 
     Raises
     ------
     ConsumerError
-        At the first document that a consumer refuses.
+        At the first document that a consumer can't take for another reason (a full disk).
     """
     receivers = list(consumers)
     count = 0
     for name, doc in documents:
-        deliver(receivers, name, doc, doc["uid"] if name == "start" else doc.get("run_start"))
+        try:
+            deliver(receivers, name, doc, doc["uid"] if name == "start" else doc.get("run_start"))
+        except ConsumerError as error:
+            reasons = list(_reasons(error))
+            if refused is None or not all(
+                isinstance(reason, DocumentError | MissingError) for reason in reasons
+            ):
+                raise
+            for reason in reasons:
+                refused(str(reason))
         count += 1
     return count
+
+
+def _reasons(error: ConsumerError) -> Iterator[Exception]:
+    for _, inner in error.errors:
+        if isinstance(inner, ConsumerError):
+            yield from _reasons(inner)
+        else:
+            yield inner
 
 
 def completed(

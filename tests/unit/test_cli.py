@@ -28,6 +28,8 @@ def test_help_names_every_command():
         "ioc",
         "fault",
         "runs",
+        "show",
+        "recover",
         "replay",
         "catalog",
         "doctor",
@@ -48,7 +50,20 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "ipython", "server", "ioc", "fault", "runs", "replay", "catalog", "doctor"]
+    "command",
+    [
+        "demo",
+        "ipython",
+        "server",
+        "ioc",
+        "fault",
+        "runs",
+        "show",
+        "recover",
+        "replay",
+        "catalog",
+        "doctor",
+    ],
 )
 def test_every_command_has_help(command: str):
     done = run(command, "--help")

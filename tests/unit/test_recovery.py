@@ -1,0 +1,360 @@
+"""Runs that were cut off: their files are completed from the journal, once, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from nexus_documents import (
+    Run,
+    counter_keys,
+    line_run,
+    mesh_run,
+    motor_keys,
+    stills_run,
+    xafs_run,
+)
+
+from beamline.cli import main
+from beamline.documents import Journal, JournalError, JournalWriter, read_journal
+from beamline.documents._records import JournalReader
+from beamline.documents.mending import CUT_TAIL, complete_journal
+from beamline.documents.replay import CUT_OFF, completed, replay
+from beamline.nexus.compare import compare_files
+from beamline.recovery import recover, unknown_leftovers
+from callbacks.nexus import NeXusWriter, file_name
+
+
+def record(directory: Path, documents, *, until: int | None = None, swmr: bool = False) -> Path:
+    """Record a run and write its file as a session does; return the name its file will have."""
+    documents = list(documents)[:until]
+    journal, nexus = (
+        JournalWriter(directory / "journal"),
+        NeXusWriter(directory / "nexus", swmr=swmr),
+    )
+    for name, doc in documents:
+        journal(name, doc)
+        nexus(name, doc)
+    nexus.close()
+    journal.close()
+    return directory / "nexus" / file_name(documents[0][1])
+
+
+def expected(folder: Path, documents, until: int) -> Path:
+    """What a file should be: documents up to the cut, and the stop document that is made up."""
+    folder.mkdir()
+    writer = NeXusWriter(folder)
+    replay(completed(list(documents)[:until]), [writer])
+    return writer.files[0]
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    path = tmp_path / "data" / "frames" / "run.h5"
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        file["/entry/data/data"] = np.arange(6 * 8 * 12, dtype=np.uint16).reshape(6, 8, 12)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut"),
+    [("line", 1), ("line", 2), ("mesh", 2), ("mesh", 9), ("xafs", 5), ("stills", 3), ("stills", 9)],
+)
+def test_a_run_that_was_cut_off_is_completed_once(tmp_path: Path, frames: Path, kind, cut):
+    make = {"line": line_run, "mesh": mesh_run, "xafs": xafs_run}
+    documents = list(stills_run(frames) if kind == "stills" else make[kind]())
+    data = tmp_path / "data"
+    path = record(data, documents, until=cut)
+    part = path.with_name(path.name + ".part")
+    assert part.exists()
+    (outcome,) = recover(data)
+    assert outcome.problem is None
+    assert outcome.journal
+    assert outcome.files == [path]
+    assert not part.exists()
+    assert compare_files(path, expected(data / "again", documents, cut)) == []
+    summary = Journal(data / "journal").find(-1)
+    assert (summary.exit_status, summary.reason) == ("fail", CUT_OFF)
+    with h5py.File(path) as file:
+        assert file["entry/exit_status"][()] == b"fail"
+        assert file["entry/reason"][()].decode() == CUT_OFF
+    before = path.read_bytes(), summary.path.read_bytes()
+    assert recover(data) == []
+    assert before == (path.read_bytes(), summary.path.read_bytes())
+    names = sorted(p.name for p in data.iterdir())
+    assert names == ["again", "frames", "journal", "nexus", "recover.lock"]
+
+
+def test_rows_of_a_swmr_file_are_compared(tmp_path: Path):
+    documents = list(line_run())
+    path = record(tmp_path, documents, until=12, swmr=True)
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is None
+    with h5py.File(path) as file:
+        assert len(file["entry/data/i0"]) == 10
+
+
+def test_what_only_the_unfinished_file_has_is_kept(tmp_path: Path):
+    documents = list(line_run())
+    path = record(tmp_path, documents, until=12)
+    journal = Journal(tmp_path / "journal").find(-1).path
+    with JournalReader(journal) as reader:
+        ends = [reader.end for _ in reader]
+    journal.write_bytes(journal.read_bytes()[: ends[6] + 5])
+    part = path.with_name(path.name + ".part")
+    content = part.read_bytes()
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is not None
+    assert "5 rows, the file that was cut off has 10" in outcome.problem
+    assert part.read_bytes() == content
+    assert not path.exists()
+    assert not list(path.parent.glob("*.before"))
+    assert Journal(tmp_path / "journal").find(-1).exit_status == "incomplete"
+
+
+def test_a_recovery_that_was_cut_off_is_done_again(tmp_path: Path):
+    documents = list(line_run())
+    path = record(tmp_path, documents, until=12)
+    part = path.with_name(path.name + ".part")
+    part.rename(part.with_name(part.name + ".before"))
+    part.write_bytes(b"half")
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is None
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+    with h5py.File(path) as file:
+        assert len(file["entry/data/i0"]) == 10
+
+
+def test_a_leftover_beside_its_finished_file_goes(tmp_path: Path):
+    path = record(tmp_path, line_run())
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(path.read_bytes())
+    content = path.read_bytes()
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is None
+    assert not part.exists()
+    assert path.read_bytes() == content
+
+
+def test_missing_files_are_made_on_request(tmp_path: Path):
+    path = record(tmp_path, line_run())
+    kept = path.rename(tmp_path / "kept.nxs")
+    assert recover(tmp_path) == []
+    (outcome,) = recover(tmp_path, missing=True)
+    assert outcome.files == [path]
+    assert not outcome.journal
+    assert compare_files(path, kept) == []
+    path.unlink()
+    assert recover(tmp_path, [7])[0].files == [path]
+
+
+def test_a_run_that_is_being_recorded_is_left_alone(tmp_path: Path):
+    documents = list(line_run())
+    journal = JournalWriter(tmp_path / "journal")
+    for name, doc in documents[:5]:
+        journal(name, doc)
+    assert recover(tmp_path) == []
+    with pytest.raises(JournalError, match="still being recorded"):
+        complete_journal(Journal(tmp_path / "journal").find(-1).path)
+    journal.close()
+    assert recover(tmp_path)[0].problem is None
+
+
+def test_one_bad_run_does_not_keep_others_from_being_recovered(tmp_path: Path):
+    documents = list(line_run())
+    good = record(tmp_path, documents, until=8)
+    bad = list(line_run(scan_id=8))
+    bad_path = record(tmp_path, bad, until=8)
+    bad_path.mkdir()
+    outcomes = recover(tmp_path)
+    assert [outcome.problem is None for outcome in outcomes] == [
+        outcome.run.scan_id == 7 for outcome in outcomes
+    ]
+    assert good.exists()
+    done = beamline("recover", tmp_path)
+    assert done.returncode == 1
+    assert "not recovered" in done.stdout
+
+
+def test_an_unfinished_file_of_an_unknown_run_is_named(tmp_path: Path):
+    path = record(tmp_path, line_run(), until=8)
+    Journal(tmp_path / "journal").find(-1).path.unlink()
+    assert recover(tmp_path) == []
+    assert unknown_leftovers(tmp_path) == [path.with_name(path.name + ".part")]
+
+
+def test_the_same_point_twice_is_no_loss(tmp_path: Path):
+    run = Run(plan_name="scan", motors=["sample_x"], detectors=["counters"], num_points=5)
+    documents = [run.begin()]
+    keys = {"counters": counter_keys(), "sample_x": motor_keys("sample_x", "um")}
+    documents.append(run.describe("primary", keys))
+    for x in (1.0, 2.0, 3.0):
+        values = {name: x for described in keys.values() for name in described}
+        documents.append(run.event("primary", values))
+    again = {**documents[-1][1], "uid": "again", "data": {**values, "i0": 77.0}}
+    path = record(tmp_path, documents)
+    with JournalWriter(tmp_path / "two") as journal:
+        for item in [*documents, ("event", again)]:
+            journal(*item)
+    Journal(tmp_path / "two").find(-1).path.replace(Journal(tmp_path / "journal").find(-1).path)
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is None
+    with h5py.File(path) as file:
+        assert list(file["entry/data/i0"]) == [1.0, 2.0, 77.0]
+
+
+# --- the journal ----------------------------------------------------------------------------------
+
+
+def test_every_truncation_can_be_completed(tmp_path: Path):
+    documents = list(line_run(points=2))
+    record(tmp_path, documents)
+    whole = Journal(tmp_path / "journal").find(-1).path.read_bytes()
+    path = tmp_path / "cut.journal"
+    path.write_bytes(whole)
+    with JournalReader(path) as reader:
+        begins = [reader.begin for _ in reader]
+    sizes = {begin + more for begin in [*begins[1:], len(whole)] for more in (-9, -1, 0, 1, 14)}
+    for size in sorted(size for size in sizes if begins[1] <= size < len(whole)):
+        path.write_bytes(whole[:size])
+        kept = list(read_journal(path))
+        added = complete_journal(path)
+        got = list(read_journal(path))
+        assert got[: len(kept)] == kept
+        assert (added is None) == (len(kept) == len(documents))
+        assert [name for name, _ in got].count("stop") == 1
+        with JournalReader(path) as reader:
+            assert reader.stop() == got[-1][1]
+        assert complete_journal(path) is None
+        tail = path.with_name(path.name + CUT_TAIL)
+        if tail.exists():
+            tail.unlink()
+
+
+def test_damaged_bytes_are_kept_beside(tmp_path: Path):
+    record(tmp_path, line_run())
+    path = Journal(tmp_path / "journal").find(-1).path
+    whole = bytearray(path.read_bytes())
+    with JournalReader(path) as reader:
+        begins = [reader.begin for _ in reader]
+    whole = whole[:-1]
+    whole[begins[5] + 40] ^= 1
+    path.write_bytes(whole)
+    assert complete_journal(path)["reason"] == CUT_OFF
+    assert path.with_name(path.name + CUT_TAIL).read_bytes() == whole[begins[5] :]
+    assert len(list(read_journal(path))) == 6
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def beamline(*arguments, cwd="."):
+    """The command, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def test_recover_prints_what_it_did(tmp_path: Path):
+    path = record(tmp_path, line_run(), until=8)
+    done = beamline("recover", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert path.name in done.stdout
+    assert "stop added" in done.stdout
+    done = beamline("recover", tmp_path)
+    assert done.returncode == 0
+    assert "Nothing was to be recovered" in done.stdout
+
+
+def test_show(tmp_path: Path):
+    record(tmp_path, xafs_run())
+    done = beamline("show", "-1", "--data-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("xafs_scan", "success", "primary: 60 rows", "baseline: 2 rows", "eV", "Cu foil",
+                  "gate_offset = 0.5 s", ".nxs"):  # fmt: skip
+        assert words in done.stdout, words
+    done = beamline("show", "7", "--json", "--data-dir", tmp_path)
+    shown = json.loads(done.stdout)
+    assert shown["streams"]["primary"]["rows"] == 60
+    assert shown["streams"]["primary"]["data_keys"]["mono_energy"]["units"] == "eV"
+    gate = shown["streams"]["primary"]["configuration"]["counters"]["gate_offset"]
+    assert gate == {"value": 0.5, "units": "s"}
+    assert shown["stop"]["exit_status"] == "success"
+    assert shown["documents"]["event"] == 62
+
+
+def test_replay_of_a_journal_file_a_range_and_to_any_writer(tmp_path: Path):
+    one = record(tmp_path, line_run())
+    two = record(tmp_path, mesh_run(scan_id=8))
+    journal = Journal(tmp_path / "journal").find(7).path
+    done = beamline("replay", journal, "--to", "nexus", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    assert compare_files(one, tmp_path / "a" / one.name) == []
+    since = ("--since", "2025-11-20", "--until", "2025-11-21", "--data-dir", tmp_path)
+    done = beamline("replay", *since, "--to", "nexus", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    for path in (one, two):
+        assert compare_files(path, tmp_path / "b" / path.name) == []
+    done = beamline("replay", *since, "--to", "nxsas", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "c").glob("*.h5"))) == 2
+    (tmp_path / "mine.py").write_text(
+        "class Count:\n"
+        "    def __init__(self, directory):\n"
+        "        self.path, self.n, self.files = directory / 'count', 0, []\n"
+        "    def __call__(self, name, doc):\n"
+        "        self.n += 1\n"
+        "        if name == 'stop':\n"
+        "            self.path.write_text(str(self.n)); self.files.append(self.path)\n"
+    )
+    done = beamline("replay", 7, "--to", "mine:Count", "d", "--data-dir", tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "d" / "count").read_text() == "24"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("1", "--to", "hdf", "out"), "is no writer"),
+        (("1", "--to", "nowhere:X", "out"), "cannot be imported"),
+        (("--to", "nexus", "out"), "name a RUN and a DIRECTORY"),
+        (("--since", "tuesday", "--to", "nexus", "out"), "is no time"),
+    ],
+)
+def test_unusable_arguments_of_replay(tmp_path: Path, arguments, words):
+    done = beamline("replay", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_refused_documents_are_named_and_the_rest_is_written(tmp_path: Path):
+    documents = list(line_run())
+    del documents[5][1]["data"]["i0"]
+    with JournalWriter(tmp_path / "journal") as journal:
+        for item in documents:
+            journal(*item)
+    done = beamline("replay", "-1", "--to", "nexus", tmp_path / "out", "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert f"run {documents[0][1]['uid'][:8]}: event 4 of stream 'primary'" in done.stderr
+    assert "'i0'" in done.stderr
+    (path,) = (tmp_path / "out").iterdir()
+    with h5py.File(path) as file:
+        assert len(file["entry/data/i0"]) == 20
