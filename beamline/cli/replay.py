@@ -81,6 +81,8 @@ def command(
     from beamline.documents.journal import Journal
 
     *runs, folder = names
+    if folder.startswith("-"):
+        raise click.NoSuchOption(folder)
     if not runs and since is None and until is None:
         raise click.UsageError("name a RUN and a DIRECTORY, or give --since or --until.")
     make = _factory(kind)
