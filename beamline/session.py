@@ -61,7 +61,7 @@ def make_run_engine(
     store
         Where to record, or the directory for it.
     live_table
-        Print a table of each run (bluesky's BestEffortCallback).
+        Print a table of each run (bluesky's BestEffortCallback), with some rows of a fly scan.
     plots
         Let that callback draw as well (each update takes tens of milliseconds).
     progress
@@ -81,6 +81,7 @@ def make_run_engine(
     from bluesky.utils import ProgressBarManager
 
     from beamline.documents import Fanout
+    from callbacks.thinning import ThinnedPages
 
     if not isinstance(store, DataStore):
         store = DataStore(store)
@@ -101,7 +102,7 @@ def make_run_engine(
             table.disable_plots()
         if not live_table:
             table.disable_table()
-        run_engine.subscribe(table)
+        run_engine.subscribe(ThinnedPages(table))
     if progress:
         run_engine.waiting_hook = ProgressBarManager()
     return run_engine
