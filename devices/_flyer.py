@@ -10,7 +10,7 @@ from ophyd import Component as Cpt
 from ophyd import EpicsSignalRO
 from ophyd.status import DeviceStatus
 
-from beamline.core.errors import DetectorError, MotionError
+from beamline.core.errors import ConnectionLostError, DetectorError, MotionError
 from devices._axis import Axis
 from devices._channel_access import Sample
 from devices._fly_points import FlyPoints, Page, describe_number, make_page
@@ -219,7 +219,6 @@ class Flyer(FlyPoints):
             progress=self._progress(sweep),
         )
         self._flight = flight
-        flight.begin(self.execute, 1)
         return self._take_off(flight)
 
     def _take_off(self, flight: Operation) -> DeviceStatus:
@@ -233,8 +232,14 @@ class Flyer(FlyPoints):
             self.state.unsubscribe(token)
             status.end(over.exception(timeout=0))
 
+        # Before the put: the motor may fly before this thread goes on.
         token = self.state.subscribe(look, run=False)
         flight.add_callback(ended)
+        try:
+            flight.begin(self.execute, 1)
+        except ConnectionLostError as error:
+            flight.fail(error)
+            raise
         return status
 
     def complete(self) -> Operation:

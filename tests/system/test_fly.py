@@ -19,6 +19,7 @@ from beamline.plans import fly_scan, fly_xafs
 from beamline.plans.arguments import PlanArgumentError
 from callbacks.nexus import NeXusWriter
 from devices import Sweep
+from devices._operation import Operation
 
 pytestmark = pytest.mark.system
 
@@ -224,6 +225,23 @@ def test_a_motor_that_stops_on_its_way_fails_the_run(engine, docs, bl):
     np.testing.assert_allclose(column(docs, "sample_z"), np.arange(taken), atol=1e-6)
     assert not bl.shutter.is_open
     bl.sample.z.set(0).wait(WAIT)
+
+
+def test_the_take_off_is_seen_however_late_one_looks(bl, monkeypatch):
+    begin = Operation.begin
+
+    def begin_and_sleep(operation, *arguments):
+        begin(operation, *arguments)
+        time.sleep(0.5)  # the motor flies meanwhile
+        return operation
+
+    monkeypatch.setattr(Operation, "begin", begin_and_sleep)
+    bl.flyer.prepare(Sweep(bl.sample.x, 0.0, 1000.0, 1001, 1.0)).wait(WAIT)
+    bl.flyer.kickoff().wait(5)
+    assert bl.flyer.flying
+    bl.flyer.stop(success=True)
+    bl.flyer.complete().wait(WAIT)
+    bl.sample.x.set(0).wait(WAIT)
 
 
 def test_nothing_else_counts_or_moves_the_motor_meanwhile(bl):
