@@ -7,11 +7,16 @@ import itertools
 import resource
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from device_client import (
+    TIME_SCALE,
     Client,
+    Subscriber,
     cpu_seconds,
     descriptors,
     wait,
@@ -124,3 +129,61 @@ def test_it_sleeps_while_nothing_happens(shared: Child, port: int) -> None:
         before = cpu_seconds(shared.pid)
         time.sleep(0.5)
         assert cpu_seconds(shared.pid) - before <= 0.02
+
+
+def test_everybody_is_served_during_a_fast_fly_scan(port: int) -> None:
+    points, per_second = 40_000, 20_000
+    dwell = TIME_SCALE / per_second
+    landed = threading.Event()
+    rounds: dict[str, int] = {}
+
+    def pipelined(client: Client) -> None:
+        lines = ["PING", "GET:BL02:SAMPLE:Z.RBV", "GET:BL02:NO", "NONSENSE", "GET:BL02:FLY:TOTAL"]
+        client.send("".join(f"{line}\n" for line in lines * 20).encode())
+        replies = [client.line() for _ in lines * 20]
+        assert replies == replies[:5] * 20
+        assert replies[0] == "OK:PONG"
+        assert [reply.partition(":")[0] for reply in replies[1:4]] == ["OK", "ERR", "ERR"]
+        assert replies[4] == f"OK:{points}"
+
+    def moving(client: Client) -> None:
+        target = 10.0 * (1 + rounds["moving"] % 5)
+        client.move("SAMPLE:X", target)
+        assert client.get("SAMPLE:X.RBV") == target
+
+    def reading(client: Client) -> None:
+        first = int(client.get("FLY:POINTS")) // 2
+        words = client.ask(f"FLYDATA:{first},1000")[3:].split(",")
+        number, begin, count, nbytes = map(int, words)
+        table = np.frombuffer(client.stream.read(nbytes), "<f8").reshape(count, 8)
+        assert (begin, number) == (first, client.get("FLY:NUMBER"))
+        index = np.arange(first, first + count)
+        np.testing.assert_allclose(table[:, 0], (index + 0.5) * dwell, rtol=1e-9)
+        np.testing.assert_allclose(table[:, 1], -2000 + 4000 * index / (points - 1), atol=1e-6)
+        assert np.isfinite(table).all()
+
+    def following(client: Subscriber) -> None:
+        before = float(client.values["BL02:FLY:POINTS"])
+        now = float(client.update().get("BL02:FLY:POINTS", before))
+        assert before <= now <= points
+
+    def serve(job: Callable[[Any], None]) -> None:
+        # The current of the ring changes all the time: updates come after the landing as well.
+        with Subscriber(port) if job is following else Client(port) as client:
+            while not landed.is_set():
+                job(client)
+                rounds[job.__name__] += 1
+
+    jobs = [pipelined, moving, reading, following]
+    with Client(port) as pilot, ThreadPoolExecutor(len(jobs)) as pool:
+        pilot.do(f"FLY:BL02:SAMPLE:Y:-2000,2000,{points},{dwell}")
+        rounds.update({job.__name__: 0 for job in jobs})
+        serving = [pool.submit(serve, job) for job in jobs]
+        try:
+            wait(lambda: pilot.get("FLY:STATE") >= 4, timeout=60)
+        finally:
+            landed.set()
+        for one in serving:
+            one.result(timeout=30)
+        assert (pilot.get("FLY:STATE"), pilot.get("FLY:POINTS")) == (4, points)
+        assert min(rounds[job.__name__] for job in jobs) > 0
