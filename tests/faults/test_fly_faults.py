@@ -28,7 +28,7 @@ def bl(faulty_bl, device):
     ("fault", "error", "words"),
     [
         ("FAULTY:SAMPLE:X:STUCK", FailedStatus, "FAULTY:SAMPLE:X is stalled after"),
-        ("FAULTY:SAMPLE:X:LIMIT=5", FailedStatus, "FAULTY:SAMPLE:X left its course after"),
+        ("FAULTY:SAMPLE:X:LIMIT={ahead}", FailedStatus, "FAULTY:SAMPLE:X left its course after"),
         ("FAULTY:SAMPLE:X:ENCODER", FailedStatus, "FAULTY:SAMPLE:X left its course after"),
         (
             "FAULTY:SAMPLE:X:FROZEN",
@@ -45,7 +45,8 @@ def test_a_fault_during_the_flight(engine, docs, bl, device, fault, error, words
     def break_it(name, doc):
         if not broken and "sample_x" in doc["data"]:
             broken.append(time.monotonic())
-            device.request(f"FAULT:{fault}")
+            ahead = doc["data"]["sample_x"][-1] + 1.5  # it does 1 um/s of real time
+            device.request(f"FAULT:{fault.format(ahead=ahead)}")
 
     engine.subscribe(break_it, "event_page")
     with pytest.raises(error):
@@ -63,3 +64,16 @@ def test_a_fault_during_the_flight(engine, docs, bl, device, fault, error, words
     assert np.isfinite(np.concatenate([page["data"]["itrans"] for page in pages])).all()
     assert not bl.shutter.is_open
     assert not bl.flyer.execute.get()
+
+
+def test_a_stuck_motor_cannot_fly(engine, docs, bl, device):
+    bl.sample.x.set(500).wait(GRACE)
+    device.request("FAULT:FAULTY:SAMPLE:X:STUCK")
+    with pytest.raises(FailedStatus):
+        engine(fly_scan(bl.sample.x, 0, 100, 100, dwell=0.1))
+    assert docs.stop["exit_status"] == "fail"
+    assert "FAULTY:SAMPLE:X is stalled after 0 of 100 points" in docs.stop["reason"]
+    device.request("FAULT:ALL:NONE")
+    engine(fly_scan(bl.sample.x, 0, 100, 100, dwell=0.1))
+    assert docs.stop["exit_status"] == "success"
+    assert docs.stop["num_events"]["primary"] == 100

@@ -15,11 +15,9 @@ from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
 from beamline.core.errors import (
     BeamLostError,
     ConnectionLostError,
-    DetectorError,
     DeviceServerError,
-    MotionError,
 )
-from beamline.plans import fly_scan, linear_scan, stills, xafs_scan
+from beamline.plans import linear_scan, stills, xafs_scan
 
 pytestmark = [pytest.mark.system, pytest.mark.faults]
 
@@ -237,54 +235,6 @@ def test_a_suspender_waits_for_the_beam(engine, docs, bl, device):
     assert len(events) == 11
     # What was counted without beam has been counted again.
     assert min(event["data"]["i0"] for event in events) > 10000
-
-
-def fly(bl):
-    return fly_scan(bl.sample.x, 0, 1000, 200, dwell=0.5)
-
-
-def test_a_stuck_motor_cannot_fly(engine, docs, bl, device):
-    bl.sample.x.set(500).wait(GRACE)
-    device.request("FAULT:FAULTY:SAMPLE:X:STUCK")
-    _, reason = failing(engine, docs, fly(bl))
-    assert "SAMPLE:X" in reason
-    assert "stalled" in reason
-    device.request("FAULT:ALL:NONE")
-    engine(fly(bl))
-    assert docs.stop["num_events"]["primary"] == 200
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("SAMPLE:X:LIMIT=600", ("SAMPLE:X", "course")),
-        ("SAMPLE:X:FROZEN", ("FLY1:Position", "SAMPLE:X")),
-        ("DET:IT:DEAD", ("FLY1:IT", "reads nothing")),
-    ],
-)
-def test_a_flight_ends_with_a_fault(engine, docs, bl, device, fault, words):
-    def break_it(name, doc):
-        if name in ("event", "event_page") and not device.request("FAULTS"):
-            device.request(f"FAULT:FAULTY:{fault}")
-
-    token = engine.subscribe(break_it)
-    _, reason = failing(engine, docs, fly(bl), (FailedStatus, MotionError, DetectorError))
-    engine.unsubscribe(token)
-    for word in words:
-        assert word in reason
-
-
-def test_a_beam_dump_ends_a_flight(engine, docs, bl, device):
-    def dump(name, doc):
-        if name in ("event", "event_page") and not device.request("FAULTS"):
-            device.request("FAULT:FAULTY:RING:CURRENT:DUMP")
-
-    token = engine.subscribe(dump)
-    _, reason = failing(engine, docs, fly(bl), BeamLostError)
-    engine.unsubscribe(token)
-    assert "FAULTY:RING:CURRENT is 0 mA" in reason
-    device.request("FAULT:ALL:NONE")
-    until(lambda: alarm(bl.ring.current) == NO_ALARM)
 
 
 def test_the_command_line(bl, device):
