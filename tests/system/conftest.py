@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from nexus_validators import COMMUNITY, OFFICIAL, Validators
 from simulated_beamline import MAIN_PORT, SPARE_PORT, Documents, Stack, start_stack
 
 
@@ -24,6 +25,13 @@ def bl(simulated, tmp_path_factory):
     beamline.counters.exposure.set(0.01).wait(10)
     yield beamline
     beamline.destroy()
+
+
+@pytest.fixture(scope="session")
+def validators() -> Iterator[dict[str, Validators]]:
+    """Both sets of definitions, each in its process."""
+    with Validators(OFFICIAL) as official, Validators(COMMUNITY) as community:
+        yield {OFFICIAL: official, COMMUNITY: community}
 
 
 @pytest.fixture

@@ -79,7 +79,9 @@ def test_a_mesh(client: DeviceClient, tmp_path: Path):
         np.testing.assert_allclose(file["entry/data/sample_x"], config.positions2)
 
 
-def test_a_spectrum_is_a_valid_file(client: DeviceClient, tmp_path: Path):
+def test_a_spectrum_is_a_valid_file(
+    client: DeviceClient, tmp_path: Path, validators: dict[str, Validators]
+):
     config = XAFSScanConfig(
         edge=8979.0,
         regions=[(-60.0, -20.0, 10.0), (-20.0, 40.0, 4.0), (40.0, 100.0, 10.0)],
@@ -96,8 +98,7 @@ def test_a_spectrum_is_a_valid_file(client: DeviceClient, tmp_path: Path):
     path = tmp_path / "x.nxs"
     data.to_nexus(path, title="Cu", scan_type="xafs")
     for definitions in (OFFICIAL, COMMUNITY):
-        with Validators(definitions) as validators:
-            assert validators.application(path, "NXxas").errors == []
+        assert validators[definitions].application(path, "NXxas").errors == []
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["entry/monitor/preset"], np.full(len(data), 0.1))
 

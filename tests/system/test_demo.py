@@ -82,10 +82,11 @@ def test_the_files_are_open_to_plain_h5py(finished: Path):
 
 
 @pytest.mark.parametrize("definitions", [OFFICIAL, COMMUNITY])
-def test_the_xafs_file_is_valid_under_both_definitions(finished: Path, definitions: str):
+def test_the_xafs_file_is_valid_under_both_definitions(
+    finished: Path, definitions: str, validators: dict[str, Validators]
+):
     (path,) = (finished / "nexus").glob("*xafs_scan*.nxs")
-    with Validators(definitions) as validators:
-        assert validators.application(path, "NXxas").errors == []
+    assert validators[definitions].application(path, "NXxas").errors == []
 
 
 def test_silx_finds_every_default_plot(finished: Path):

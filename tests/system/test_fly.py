@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from bluesky.utils import FailedStatus, RunEngineInterrupted
-from nexus_validators import COMMUNITY, OFFICIAL, Validators, default_plot
+from nexus_validators import COMMUNITY, OFFICIAL, default_plot
 
 from beamline.analysis.xafs import XAFSProcessor
 from beamline.core.errors import MotionError, MotorLimitError
@@ -99,7 +99,7 @@ def _logs(file):
     return found
 
 
-def test_fly_xafs_gives_the_edge_back(engine, docs, bl, writer, file_of, tmp_path):
+def test_fly_xafs_gives_the_edge_back(engine, docs, bl, writer, file_of, validators, tmp_path):
     with JournalWriter(tmp_path / "journal") as journal:
         engine.subscribe(journal)
         bl.sample.x.set(380).wait(WAIT)
@@ -122,8 +122,7 @@ def test_fly_xafs_gives_the_edge_back(engine, docs, bl, writer, file_of, tmp_pat
         assert (entry["monitor/preset"][:] == 0.05).all()
     assert found == pytest.approx(EDGE, abs=0.5)
     for definitions in (OFFICIAL, COMMUNITY):
-        with Validators(definitions) as validators:
-            assert validators.application(file_of(), "NXxas").errors == []
+        assert validators[definitions].application(file_of(), "NXxas").errors == []
     (recorded,) = (tmp_path / "journal").rglob("*.*")
     again = NeXusWriter(tmp_path / "again")
     replay(read_journal(recorded), [again])

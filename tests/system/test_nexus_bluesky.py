@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,9 @@ def run_engine(writer: NeXusWriter) -> RunEngine:
 
 
 @pytest.fixture(scope="module")
-def validators() -> Iterator[Validators]:
+def validators(validators: dict[str, Validators]) -> Validators:
     """The newer definitions."""
-    with Validators(COMMUNITY) as community:
-        yield community
+    return validators[COMMUNITY]
 
 
 PLANS: dict[str, tuple[Callable[[Any], Any], dict[str, Any] | None]] = {

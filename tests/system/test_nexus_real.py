@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ from callbacks.nexus import NeXusWriter
 from callbacks.nxsas import Serializer
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def validators() -> Iterator[dict[str, Validators]]:
-    """Both sets of definitions, each in its process."""
-    with Validators(OFFICIAL) as official, Validators(COMMUNITY) as community:
-        yield {OFFICIAL: official, COMMUNITY: community}
 
 
 def plans(bl: Any) -> dict[str, Any]:

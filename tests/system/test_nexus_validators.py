@@ -6,7 +6,7 @@ That they find nothing counts because they find each fault that is put in.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ KNOWN_TO_NOBODY = (
     "/entry/nxxas_", "/entry/sample/position_", "/entry/scan_id", "/entry/plan_", "/entry/reason",
     "/entry/exit_status",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def validators() -> Iterator[dict[str, Validators]]:
-    """Both sets of definitions, each in its process."""
-    with Validators(OFFICIAL) as official, Validators(COMMUNITY) as community:
-        yield {OFFICIAL: official, COMMUNITY: community}
 
 
 @pytest.fixture(scope="module")
