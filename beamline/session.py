@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bluesky import RunEngine
 
     from beamline.documents import Consumer
+    from beamline.documents.network import DocumentPublisher
     from beamline.simulation import Simulation
     from devices import Beamline
 
@@ -142,6 +143,8 @@ class Session:
     settings : Settings
     simulation : Simulation or None
         The processes, where the beamline is simulated.
+    publisher : DocumentPublisher or None
+        The process that publishes documents, where `Settings.callbacks_address` asks for it.
     """
 
     def __init__(
@@ -166,19 +169,29 @@ class Session:
             )
             undo.callback(self.beamline.destroy)
             self.beamline.connect(timeout=settings.connection_timeout)
+            self.publisher = _publisher(settings)
+            consumers = list(options.pop("consumers", ()))
+            if self.publisher is not None:
+                undo.callback(self.publisher.close)
+                consumers.append(self.publisher)
             self.RE = make_run_engine(
                 self.store,
                 beamline_id=settings.beamline_id,
                 facility=settings.facility,
+                consumers=consumers,
                 **options,
             )
+            if self.publisher is not None:
+                self.publisher.on_pause = partial(_pause, self.RE)
             if simulation is not None:
                 self.RE.md["simulated"] = True
             else:
                 self.RE.md.pop("simulated", None)
             undo.pop_all()
         # A session that is forgotten, or an interpreter that ends, leaves no process behind.
-        self._finalizer = weakref.finalize(self, _close, self.store, self.beamline, simulation)
+        self._finalizer = weakref.finalize(
+            self, _close, self.store, self.beamline, simulation, self.publisher
+        )
 
     @property
     def plans(self) -> ModuleType:
@@ -216,8 +229,30 @@ class Session:
         self.close()
 
 
-def _close(store: DataStore, beamline: Beamline, simulation: Simulation | None) -> None:
+def _publisher(settings: Settings) -> DocumentPublisher | None:
+    if settings.callbacks_address is None:
+        return None
+    from beamline.documents.network import DocumentPublisher
+
+    return DocumentPublisher(settings.data_dir, settings.callbacks_address)
+
+
+def _pause(run_engine: RunEngine, reason: str) -> None:
+    """Let a plan pause at its next checkpoint."""
+    run_engine.request_pause(defer=True)
+    print(f"The plan pauses: {reason} RE.resume() goes on, RE.abort() ends it.")  # noqa: T201
+
+
+def _close(
+    store: DataStore,
+    beamline: Beamline,
+    simulation: Simulation | None,
+    publisher: DocumentPublisher | None,
+) -> None:
     store.close()
+    if publisher is not None:
+        # After the journal is complete, so that callback servers get all of it.
+        publisher.close()
     # Before the IOC goes: the Channel Access library complains about circuits that break.
     beamline.destroy()
     if simulation is not None:

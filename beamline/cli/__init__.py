@@ -28,6 +28,7 @@ _COMMANDS = {
     "show": ("beamline.cli.show", "Show what is recorded of one run."),
     "recover": ("beamline.cli.recover", "Complete runs that were cut off by a crash."),
     "replay": ("beamline.cli.replay", "Write the files of a recorded run again."),
+    "callbacks": ("beamline.cli.callbacks", "Run writers and catalogue in a process of their own."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
     "doctor": ("beamline.cli.doctor", "Check the installation and show the settings."),
 }

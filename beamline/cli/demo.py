@@ -31,6 +31,7 @@ _OURS = (
 @click.option("--keep", is_flag=True, help="Keep what an earlier demo left there and add to it.")
 @options.sample_options
 @options.simulation_options
+@options.callbacks
 def command(
     config_path: Path | None,
     output_dir: Path,

@@ -33,6 +33,7 @@ def profile_directory() -> Path:
 @click.option("--ioc-port", type=int, help="Port of a running IOC on this machine.")
 @options.sample_options
 @options.simulation_options
+@options.callbacks
 @click.argument("ipython_args", nargs=-1, type=click.UNPROCESSED)
 def command(
     config_path: Path | None,

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["config", "data_dir", "no_misspelt_options", "sample_options", "simulation_options"]
+__all__ = [
+    "callbacks",
+    "config",
+    "data_dir",
+    "no_misspelt_options",
+    "sample_options",
+    "simulation_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +30,12 @@ data_dir = click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     help="Where journal, catalogue and files live.  [default: beamline-data]",
+)
+callbacks = click.option(
+    "--callbacks",
+    "callbacks_address",
+    metavar="ADDRESS",
+    help="Publish documents for `beamline callbacks` at this address, e.g. 127.0.0.1:5578.",
 )
 
 

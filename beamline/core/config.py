@@ -65,6 +65,9 @@ class Settings(BaseModel):
         False, description="simulated time passes with the commands: a seed repeats a run exactly"
     )
     connection_timeout: float = Field(10.0, gt=0, description="seconds to wait for any PV")
+    callbacks_address: str | None = Field(
+        None, description="address at which documents are published for callback servers"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="what the IOC's log takes"
     )

@@ -31,6 +31,7 @@ def test_help_names_every_command():
         "show",
         "recover",
         "replay",
+        "callbacks",
         "catalog",
         "doctor",
     ):
@@ -61,6 +62,7 @@ def test_help_imports_nothing_heavy():
         "show",
         "recover",
         "replay",
+        "callbacks",
         "catalog",
         "doctor",
     ],
