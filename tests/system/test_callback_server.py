@@ -233,7 +233,7 @@ def test_a_run_whose_session_died_is_closed_labelled(source, serve, tmp_path):
     for name, doc in list(long_run(50))[:30]:
         source.send(name, doc)
     source.journal.close()
-    until(lambda: metrics(child)["runs_cut_off_total"] == 1)
+    until(lambda: metrics(child)["runs_finished_total"] == 1)
     (file,) = (tmp_path / "server" / "nexus").glob("*.nxs")
     with h5py.File(file, "r") as nexus:
         assert nexus["entry/exit_status"].asstr()[()] == "fail"
