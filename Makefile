@@ -2,6 +2,8 @@
 VENV   ?= .venv
 OUTPUT ?= demo-output
 SAMPLE ?=
+# A module's tests share their beamline, so they stay in one process.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadscope
 SECONDS ?= 60
 
 BIN     := $(VENV)/bin
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the 
 	$(BIN)/beamline demo --output-dir $(OUTPUT) $(if $(SAMPLE),--sample $(SAMPLE))
 
 test: lint types ## Run linters, type checks and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 lint: $(VENV)/.installed-test ## Run the linters
 	$(BIN)/ruff check .
@@ -29,10 +31,10 @@ types: $(VENV)/.installed-test ## Run the type checker
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-test ## Run the fast tests only
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(PARALLEL) tests/unit
 
 system: $(VENV)/.installed-test ## Run the tests of the real stack only
-	$(BIN)/pytest -m system
+	$(BIN)/pytest $(PARALLEL) -m system
 
 docs-pvs: $(VENV)/.installed ## Write the table of all PVs, docs/pvs.md, anew
 	$(BIN)/beamline ioc --list-pvs --format md --prefix BL02: > docs/pvs.new
