@@ -160,7 +160,7 @@ class Session:
         with contextlib.ExitStack() as undo:
             if simulation is not None:
                 undo.callback(simulation.stop)
-            self.store = DataStore(settings.data_dir)
+            self.store = DataStore(settings.data_dir, catalog_uri=settings.catalog_uri)
             undo.callback(self.store.close)
             from devices import Beamline
 

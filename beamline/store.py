@@ -26,6 +26,8 @@ class DataStore:
         ``catalog/``, ``logs/`` and ``metadata.json``.
     catalog
         Whether the process that feeds the catalogue from the journal runs.
+    catalog_uri
+        Address of a tiled server that holds the catalogue, instead of ``catalog/``.
 
     Attributes
     ----------
@@ -40,7 +42,13 @@ class DataStore:
         If the directory can't be written to, or another session uses it.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, catalog: bool = True) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        catalog: bool = True,
+        catalog_uri: str | None = None,
+    ) -> None:
         from beamline.documents.journal import JournalWriter
         from callbacks.cxi import CXIWriter
         from callbacks.nexus import NeXusWriter
@@ -66,10 +74,11 @@ class DataStore:
         self.frames = self.directory / "frames"
         self._feed: Any = None
         self._catalog: Any = None
+        self._catalog_uri = catalog_uri
         if catalog:
             from beamline.catalog import CatalogFeed
 
-            self._feed = CatalogFeed(self.directory)
+            self._feed = CatalogFeed(self.directory, catalog_uri)
             self._feed.start()
 
     @property
@@ -87,7 +96,7 @@ class DataStore:
             except CatalogError as error:
                 _log.warning("the catalogue is not complete: %s", error)
         if self._catalog is None:
-            self._catalog = open_catalog(self.directory)
+            self._catalog = open_catalog(self.directory, uri=self._catalog_uri)
         return self._catalog
 
     def wait_for_catalog(self, uid: str, timeout: float = 60.0) -> None:

@@ -15,8 +15,19 @@ any time: everything in it is made from the journal.
 tiled and databroker are imported by `open_catalog` and by the feeding process only.
 """
 
-from beamline.catalog._client import CatalogError, open_catalog
+from beamline.catalog._client import open_catalog
+from beamline.catalog._error import CatalogError, UnreachableError
 from beamline.catalog._feed import CatalogFeed
+from beamline.catalog._search import moment, search_runs
 from beamline.catalog._sync import SyncResult, sync_catalog
 
-__all__ = ["CatalogError", "CatalogFeed", "SyncResult", "open_catalog", "sync_catalog"]
+__all__ = [
+    "CatalogError",
+    "CatalogFeed",
+    "SyncResult",
+    "UnreachableError",
+    "moment",
+    "open_catalog",
+    "search_runs",
+    "sync_catalog",
+]

@@ -1,4 +1,4 @@
-"""``python -m beamline.catalog DATA_DIR [--exit-with-parent]``: the process behind `CatalogFeed`.
+"""``python -m beamline.catalog DATA_DIR``: the process behind `CatalogFeed`.
 
 It prints READY before anything heavy is imported, so that nobody waits for it.
 """
@@ -14,9 +14,12 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from beamline.catalog._error import UnreachableError
 from beamline.catalog._ledger import COMPLETE, Ledger, catalog_lock
+from beamline.catalog._location import Location
+from beamline.catalog._priority import give_way
 from beamline.catalog._sync import FEED_LOCK
 from beamline.catalog._watch import Watch
 from beamline.core.errors import BeamlineError, FileFormatError
@@ -42,6 +45,7 @@ def main() -> int:
     """Follow the journal until told to stop; return the exit status."""
     parser = argparse.ArgumentParser(prog="beamline.catalog", description=__doc__)
     parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--uri")
     parser.add_argument("--exit-with-parent", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(
@@ -49,19 +53,17 @@ def main() -> int:
     )
     for chatty in ("httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # A scan never waits for the catalogue, not even for its share of the processor.
-    with contextlib.suppress(OSError):
-        os.nice(10)
     stopping = threading.Event()
     importing = threading.Event()
     importing.set()
     if options.exit_with_parent:
         threading.Thread(target=_follow_parent, args=(stopping, importing), daemon=True).start()
-    directory = options.data_dir / "catalog"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        location = Location.of(options.data_dir, options.uri)
+        location.directory.mkdir(parents=True, exist_ok=True)
+        give_way(Journal(location.data_dir / "journal"), stopping)
         print(f"READY pid={os.getpid()}", flush=True)  # noqa: T201  (the handshake)
-        return _feed(options.data_dir, directory, stopping, importing)
+        return _feed(location, stopping, importing)
     except (BeamlineError, OSError) as error:
         _log.error("%s", error)
         return 1
@@ -77,38 +79,58 @@ def _follow_parent(stopping: threading.Event, importing: threading.Event) -> Non
         os._exit(0)
 
 
-def _feed(
-    data_dir: Path, directory: Path, stopping: threading.Event, importing: threading.Event
-) -> int:
-    from beamline.catalog._client import opened
-    from beamline.catalog._ingest import Ingester, Interrupted
+def _opened_at_last(location: Location) -> Any:
+    """Open the catalogue, as soon as its server answers."""
+    from beamline.catalog._client import open_catalog
 
-    ledger = Ledger(directory)
-    watch = Watch(Journal(data_dir / "journal"))
+    while True:
+        try:
+            return open_catalog(location.data_dir, uri=location.uri)
+        except UnreachableError as error:
+            _log.warning("%s It is tried again.", error)
+            time.sleep(_RETRY)
+
+
+def _feed(location: Location, stopping: threading.Event, importing: threading.Event) -> int:
     # Two sessions may share a data directory: both feed, and take turns at each run.
-    with catalog_lock(directory, FEED_LOCK, shared=True), opened(data_dir) as client:
-        importing.clear()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
-        _log.info("following %s", data_dir / "journal")
-        ingester = Ingester(client, ledger)
-        attempts: dict[Path, _Attempts] = {}
-        while not stopping.is_set():
-            for path in watch.ready(ledger.refresh()):
-                try:
-                    with catalog_lock(directory):
-                        _take(ingester, path, watch, attempts, stopping)
-                except Interrupted:
-                    _log.info("stopped in the middle of %s: it will be done again", path.name)
-                    break
-                except FileFormatError as error:
-                    _log.warning("%s", error)
-                    watch.done(path)
-                if stopping.is_set():
-                    break
-            stopping.wait(_POLL)
+    with catalog_lock(location.directory, FEED_LOCK, shared=True):
+        client = _opened_at_last(location)
+        with contextlib.closing(client.context):
+            importing.clear()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stopping.set())
+            _follow(client, location, stopping)
     _log.info("stopped")
     return 0
+
+
+def _follow(client: Any, location: Location, stopping: threading.Event) -> None:
+    from beamline.catalog._ingest import Ingester, Interrupted
+
+    journal = Journal(location.data_dir / "journal")
+    ledger = Ledger(location.directory)
+    watch = Watch(journal)
+    ingester = Ingester(client, ledger)
+    attempts: dict[Path, _Attempts] = {}
+    _log.info("following %s, the catalogue is %s", journal.directory, location)
+    while not stopping.is_set():
+        for path in watch.ready(ledger.refresh()):
+            try:
+                with catalog_lock(location.directory):
+                    _take(ingester, path, watch, attempts, stopping)
+            except Interrupted:
+                _log.info("stopped in the middle of %s: it will be done again", path.name)
+                break
+            except UnreachableError as error:
+                _log.warning("%s It is tried again.", error)
+                stopping.wait(_RETRY)
+                break
+            except FileFormatError as error:
+                _log.warning("%s", error)
+                watch.done(path)
+            if stopping.is_set():
+                break
+        stopping.wait(_POLL)
 
 
 def _take(

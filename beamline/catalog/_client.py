@@ -1,8 +1,9 @@
-"""Opening the catalogue: tiled in process over two SQLite files."""
+"""Opening the catalogue: tiled in process over two SQLite files, or a tiled server."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import sqlite3
@@ -12,22 +13,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from beamline.catalog._error import CatalogError, UnreachableError
 from beamline.catalog._ledger import catalog_lock
+from beamline.catalog._location import Location
 from beamline.core.errors import BeamlineError
 
-__all__ = ["CatalogError", "open_catalog", "opened"]
+__all__ = ["open_catalog", "opened", "unreachable"]
 
 _DATABASE = "catalog.db"
 _TABLES = "tables.db"
 _ARRAYS = "arrays"
-
-
-class CatalogError(BeamlineError, RuntimeError):
-    """The catalogue can't be opened, or a run can't be brought into it."""
+#: What a proxy in front of a server answers while the server is down.
+_GATEWAY = (502, 503, 504)
 
 
 def open_catalog(
-    data_dir: str | os.PathLike[str], *, readable_storage: Sequence[str | os.PathLike[str]] = ("/",)
+    data_dir: str | os.PathLike[str],
+    *,
+    uri: str | None = None,
+    readable_storage: Sequence[str | os.PathLike[str]] = ("/",),
 ) -> Any:
     """Open the catalogue of a data directory; made empty if there is none.
 
@@ -38,23 +42,31 @@ def open_catalog(
     ----------
     data_dir
         The catalogue is in ``catalog/`` below it.
+    uri
+        Address of a tiled server that holds the catalogue instead (setting ``catalog_uri``); its
+        key is taken from the environment variable TILED_API_KEY.
     readable_storage
         Directories whose files (detector frames) may be read. All by default: this is a process
-        of the user, who can read them anyway.
+        of the user, who can read them anyway. A server has a setting of its own for that.
 
     Returns
     -------
     bluesky_tiled_plugins.CatalogOfBlueskyRuns
         In order of the runs' start: ``catalog[-1]`` is the latest, ``catalog[12]`` the latest with
         that scan_id, ``catalog["4f1c0d"]`` by uid. ``run.primary.read()`` is an xarray Dataset;
-        ``run.documents()`` gives documents equal in content, while the journal gives them exactly.
+        ``run.documents()`` gives documents equal in content, while the journal gives them exactly;
+        ``run.documents(fill=True)`` has the frames of detectors in its events.
 
     Raises
     ------
     CatalogError
-        If the files can't be made, or are damaged or of another version of tiled.
+        If the files can't be made, or are damaged or of another version of tiled; if the server
+        doesn't answer (`UnreachableError`), refuses us or holds no runs of bluesky.
     """
-    directory = Path(data_dir).resolve() / "catalog"
+    location = Location.of(data_dir, uri)
+    if location.uri is not None:
+        return _ours(_connect_server(location.uri))
+    directory = location.directory
     if set("?#") & set(str(directory)):
         raise CatalogError(
             f"cannot use the catalogue in {directory}: tiled takes paths for addresses, which have "
@@ -76,14 +88,24 @@ def open_catalog(
             f"cannot open the catalogue in {directory}: {reason[:200]}; it can be made anew from "
             "the journal with 'beamline catalog sync --rebuild'."
         ) from error
+    return _ours(client)
+
+
+def _ours(client: Any) -> Any:
+    """Return the catalogue with runs whose documents can be filled, in order of their start."""
+    from beamline.catalog._run import Run
+
+    structure_clients = copy.copy(client.structure_clients)
+    structure_clients.set("BlueskyRun", lambda: Run)
+    catalog = type(client)(client.context, item=client.item, structure_clients=structure_clients)
     # The order of arrival would put a run that was recovered after a crash last.
-    return client.sort(("start.time", 1))
+    return catalog.sort(("start.time", 1))
 
 
 @contextlib.contextmanager
-def opened(data_dir: str | os.PathLike[str]) -> Iterator[Any]:
+def opened(data_dir: str | os.PathLike[str], uri: str | None = None) -> Iterator[Any]:
     """Open the catalogue for a while; its threads and files are closed afterwards."""
-    client = open_catalog(data_dir)
+    client = open_catalog(data_dir, uri=uri)
     try:
         yield client
     finally:
@@ -113,6 +135,41 @@ def _connect(directory: Path, readable_storage: Sequence[str | os.PathLike[str]]
         )
         context = Context.from_app(build_app(tree), show_progress=False)
     return from_context(context)
+
+
+def _connect_server(uri: str) -> Any:
+    with _import_quietly():
+        from tiled.client import from_uri
+
+        try:
+            client = from_uri(uri, remember_me=False, show_progress=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            if unreachable(error):
+                raise UnreachableError(
+                    f"the tiled server of the catalogue, {uri}, does not answer: {reason}; check "
+                    "the setting catalog_uri and whether the server runs."
+                ) from None
+            raise CatalogError(
+                f"the tiled server of the catalogue, {uri}, refuses us: {reason}; check the "
+                "setting catalog_uri and the key in TILED_API_KEY."
+            ) from error
+    if not any(spec.name == "CatalogOfBlueskyRuns" for spec in client.specs or ()):
+        client.context.close()
+        raise CatalogError(
+            f"{uri} is no catalogue of bluesky runs: give its tree the spec CatalogOfBlueskyRuns, "
+            "version 3.0, in the server's configuration (docs/catalogue.md has one)."
+        )
+    return client
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether it says that the server does not answer, rather than that it refuses."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _GATEWAY
+    return isinstance(error, httpx.TransportError)
 
 
 def _create_database(path: Path) -> None:

@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 
-from beamline.catalog._client import CatalogError
+from beamline.catalog._error import CatalogError
 from beamline.catalog._ledger import Entry, Ledger
+from beamline.catalog._location import Location
 from beamline.catalog._watch import RUNNING, state
 from beamline.core.errors import FileFormatError, ProcessError
 from beamline.core.processes import Child
@@ -34,13 +34,22 @@ class CatalogFeed:
     ----------
     data_dir
         Its ``journal/`` is read, its ``catalog/`` written, ``logs/catalog.log`` has its messages.
+    uri
+        Address of a tiled server to write to instead, as for `open_catalog`. While it does not
+        answer, runs wait in the journal.
+
+    Raises
+    ------
+    CatalogError
+        If `uri` is no address of a server, or carries a secret.
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
-        self.data_dir = Path(data_dir).resolve()
+    def __init__(self, data_dir: str | os.PathLike[str], uri: str | None = None) -> None:
+        self.location = Location.of(data_dir, uri)
+        self.data_dir = self.location.data_dir
         self.log = self.data_dir / "logs" / "catalog.log"
         self._child: Child | None = None
-        self._ledger = Ledger(self.data_dir / "catalog")
+        self._ledger = Ledger(self.location.directory)
         self._told: set[str] = set()
 
     @property
@@ -64,6 +73,8 @@ class CatalogFeed:
         if not self.running:
             self.stop()
             argv = [sys.executable, "-m", "beamline.catalog", str(self.data_dir)]
+            if self.location.uri is not None:
+                argv += ["--uri", self.location.uri]
             self._child = Child("the catalogue feed", [*argv, "--exit-with-parent"], log=self.log)
         return self
 

@@ -17,7 +17,9 @@ from event_model import DocumentNames
 from tiled.client.container import Container
 from zarr.errors import UnstableSpecificationWarning
 
+from beamline.catalog._client import unreachable
 from beamline.catalog._columns import Stream, survey
+from beamline.catalog._error import UnreachableError
 from beamline.catalog._ledger import COMPLETE, FAILED, INCOMPLETE, Entry, Ledger
 from beamline.catalog._prepare import Preparer
 from beamline.core.errors import BeamlineError, FileFormatError
@@ -89,6 +91,8 @@ class Ingester:
             As soon as `stopped` returns true.
         FileFormatError
             If the file is not a journal.
+        UnreachableError
+            If the server does not answer; the run is not to blame and can be tried again.
         """
         with JournalReader(path) as reader:
             uid = str(reader.start()["uid"])
@@ -106,6 +110,11 @@ class Ingester:
                 self._clean_up(uid)
                 raise
             except Exception as error:  # noqa: BLE001  (whatever tiled raises, others go on)
+                if unreachable(error):
+                    said = " ".join(str(error).split())
+                    raise UnreachableError(
+                        f"the server of the catalogue stopped answering in run {uid}: {said}."
+                    ) from None
                 _log.exception("run %s was refused", uid)
                 said = " ".join(str(error).split())[:300]
                 known = isinstance(error, BeamlineError)

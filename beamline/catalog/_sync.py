@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beamline.catalog._client import CatalogError, opened
+from beamline.catalog._client import opened
+from beamline.catalog._error import CatalogError
 from beamline.catalog._ledger import INCOMPLETE, Entry, Ledger, catalog_lock
+from beamline.catalog._location import Location
 from beamline.catalog._watch import RUNNING, state
 from beamline.core.errors import FileFormatError, MissingError
 from beamline.documents import Journal
@@ -52,6 +54,7 @@ class SyncResult:
 def sync_catalog(
     data_dir: str | os.PathLike[str],
     *,
+    uri: str | None = None,
     rebuild: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SyncResult:
@@ -63,8 +66,11 @@ def sync_catalog(
     ----------
     data_dir
         Its ``journal/`` is read, its ``catalog/`` written.
+    uri
+        Address of a tiled server to write to instead, as for `open_catalog`.
     rebuild
-        Delete the catalogue first and make it anew.
+        Delete the catalogue first and make it anew. On a server, where others may have theirs,
+        the runs of this journal are replaced one by one.
     progress
         Called with (runs done, runs to do).
 
@@ -75,8 +81,8 @@ def sync_catalog(
     CatalogError
         If the catalogue can't be opened, or is to be rebuilt while a session feeds it.
     """
-    root = Path(data_dir)
-    directory = root / "catalog"
+    location = Location.of(data_dir, uri)
+    root, directory = location.data_dir, location.directory
     if not (root / "journal").is_dir():
         raise MissingError(
             f"there is no journal in {root}: the catalogue is made from {root / 'journal'}."
@@ -94,7 +100,7 @@ def sync_catalog(
         return result
     from beamline.catalog._ingest import Ingester
 
-    with opened(root) as client:
+    with opened(root, uri) as client:
         ingester = Ingester(client, ledger)
         for done, path in enumerate(waiting):
             if progress is not None:

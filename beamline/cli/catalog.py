@@ -35,7 +35,9 @@ def sync(config_path: Path | None, data_dir: Path | None, *, rebuild: bool) -> N
         if terminal:
             click.echo(f"\r{done} of {total} runs", nl=done == total, err=True)
 
-    result = sync_catalog(settings.data_dir, rebuild=rebuild, progress=progress)
+    result = sync_catalog(
+        settings.data_dir, uri=settings.catalog_uri, rebuild=rebuild, progress=progress
+    )
     parts = [f"{result.added} runs brought in", f"{result.present} were there"]
     if result.incomplete:
         parts.append(f"{len(result.incomplete)} of the new ones were cut off")

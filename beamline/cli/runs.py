@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from beamline.cli import options
+
+if TYPE_CHECKING:
+    from beamline.documents.journal import RunSummary
 
 
 @click.command(name="runs")
@@ -19,10 +23,33 @@ from beamline.cli import options
     show_default=True,
     help="Show only so many of the latest runs.",
 )
-def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None:
+@click.option("--scan-id", type=int, help="Only runs with this number.")
+@click.option("--sample", help="Only runs of this sample (its name).")
+@click.option("--plan", help="Only runs of this plan (its name).")
+@click.option("--since", metavar="TIME", help="Only runs that began then or later (ISO 8601).")
+@click.option(
+    "--until", metavar="TIME", help="Only runs that began earlier; a day is included as a whole."
+)
+@click.option(
+    "--status",
+    type=click.Choice(["success", "abort", "fail", "running", "incomplete"]),
+    help="Only runs that ended so.",
+)
+def command(
+    config_path: Path | None,
+    data_dir: Path | None,
+    limit: int,
+    scan_id: int | None,
+    sample: str | None,
+    plan: str | None,
+    since: str | None,
+    until: str | None,
+    status: str | None,
+) -> None:
     """List the recorded runs, the latest last.
 
-    The list is read from the journal: no IOC, no server and no catalogue is needed.
+    The list is read from the journal: no IOC, no server and no catalogue is needed. Of several
+    conditions all must hold.
     """
     from datetime import datetime
 
@@ -30,6 +57,7 @@ def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None
     from rich.table import Table
     from rich.text import Text
 
+    from beamline.catalog import moment
     from beamline.core.config import load_settings
     from beamline.core.errors import ConfigurationError, MissingError
     from beamline.documents.journal import Journal
@@ -47,9 +75,24 @@ def command(config_path: Path | None, data_dir: Path | None, limit: int) -> None
                 f"{path} is no directory, so no runs are recorded there: name the data directory "
                 "with --data-dir."
             )
-    runs = journal.runs(limit)
+    wanted = {"scan_id": scan_id, "sample": sample, "plan_name": plan, "exit_status": status}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    first = moment(since) if since is not None else None
+    last = moment(until, end=True) if until is not None else None
+    selecting = bool(wanted) or first is not None or last is not None
+
+    def selected(run: RunSummary) -> bool:
+        return (
+            all(getattr(run, name) == value for name, value in wanted.items())
+            and (first is None or run.time >= first)
+            and (last is None or run.time < last)
+        )
+
+    recorded = journal.runs(None if selecting else limit)
+    runs = [run for run in recorded if selected(run)][-limit:]
     if not runs:
-        click.echo(f"No runs are recorded in {journal.directory}.")
+        asked = f" of {len(recorded)} is like that" if recorded else "s are recorded"
+        click.echo(f"No run{asked} in {journal.directory}.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, justify in (

@@ -48,6 +48,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         Path("beamline-data"), description="journal, catalogue, files and metadata live below it"
     )
+    catalog_uri: str | None = Field(
+        None, description="address of a tiled server for the catalogue; default: in data_dir"
+    )
     simulate: bool = Field(
         True, description="start a simulated beamline, instead of using an IOC that runs"
     )

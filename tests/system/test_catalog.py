@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -14,42 +15,14 @@ import event_model
 import h5py
 import numpy as np
 import pytest
+from catalog_runs import NUMBER, frames_run, record
 
-from beamline.catalog import CatalogError, CatalogFeed, open_catalog, sync_catalog
+from beamline.catalog import CatalogError, CatalogFeed, open_catalog, search_runs, sync_catalog
 from beamline.catalog._client import opened
 from beamline.documents import Fanout, Journal, JournalWriter
 from beamline.documents.replay import CUT_OFF
 
 pytestmark = pytest.mark.system
-
-NUMBER = {"source": "sim", "dtype": "number", "shape": []}
-
-
-def record(
-    data_dir, rows=5, keys=None, values=None, pages=False, stop=True, begun=None, **metadata
-):
-    """Write one run into the journal; return its uid."""
-    keys = keys or {"x": NUMBER}
-    run = event_model.compose_run(metadata=metadata, time=begun)
-    descriptor = run.compose_descriptor(name="primary", data_keys=keys)
-    with JournalWriter(data_dir / "journal") as writer:
-        writer("start", run.start_doc)
-        writer("descriptor", descriptor.descriptor_doc)
-        values = values if values is not None else [{"x": float(i)} for i in range(rows)]
-        events = [
-            descriptor.compose_event(
-                data=value, timestamps=dict.fromkeys(value, 1.0), validate=False
-            )
-            for value in values
-        ]
-        if pages:
-            writer("event_page", event_model.pack_event_page(*events))
-        else:
-            for event in events:
-                writer("event", event)
-        if stop:
-            writer("stop", run.compose_stop())
-    return run.start_doc["uid"]
 
 
 def alive(pid):
@@ -177,6 +150,50 @@ def test_searches(session):
     assert len(catalog.search(ScanIDRange(1, 3))) == 2
 
 
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({"scan_id": 202}, [202]),
+        ({"sample": "Ni"}, [201, 202]),
+        ({"sample": "Ni", "plan": "fly_scan"}, [202]),
+        ({"plan": "xafs"}, [201, 203]),
+        ({"since": "2020-05-02", "until": "2021-01-01"}, [202, 203]),
+        ({"since": "2020-05-01T12:00:01", "until": "2020-05-02"}, [202]),
+        ({"until": "2020-05-01"}, [201]),
+        ({"status": "abort"}, [203]),
+        ({"plan": "xafs", "sample": "no such"}, []),
+    ],
+    ids=str,
+)
+def test_search_by_number_sample_plan_time_and_status(searched, conditions, expected):
+    data_dir, catalog = searched
+    found = search_runs(catalog, **conditions)
+    assert [run.start["scan_id"] for run in found.values()] == expected
+    options = [
+        word for name, value in conditions.items()
+        for word in (f"--{name.replace('_', '-')}", value)
+    ]  # fmt: skip
+    out = beamline("runs", "--data-dir", data_dir, *options)
+    assert out.returncode == 0, out.stderr
+    lines = out.stdout.splitlines()
+    if expected:
+        assert [int(line.split()[0]) for line in lines[1:]] == expected
+    else:
+        assert lines == [f"No run of 3 is like that in {data_dir / 'journal'}."]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("searched")
+    noon = dt.datetime.fromisoformat("2020-05-01T12:00").timestamp()
+    record(data_dir, scan_id=201, begun=noon, plan_name="xafs", sample={"name": "Ni", "mass": 2})
+    record(data_dir, scan_id=202, begun=noon + 86400, plan_name="fly_scan", sample="Ni")
+    record(data_dir, scan_id=203, begun=noon + 2 * 86400, plan_name="xafs", exit_status="abort")
+    assert sync_catalog(data_dir).failed == {}
+    with opened(data_dir) as catalog:
+        yield data_dir, catalog
+
+
 def test_new_runs_are_seen_by_an_open_client_in_order_of_start(session):
     data_dir, feed, catalog, _, _ = session
     uid = record(data_dir, scan_id=50)
@@ -211,53 +228,30 @@ def test_frames_are_read_through_references(session):
         text=True,
     ) as writing:
         assert writing.stdout.readline() == "ready\n"
-        run = event_model.compose_run(metadata={"scan_id": 60})
-        image = {
-            "source": "",
-            "dtype": "array",
-            "shape": [4, 3],
-            "dtype_numpy": "<u2",
-            "external": "STREAM:",
-        }
-        descriptor = run.compose_descriptor(name="primary", data_keys={"im": image, "x": NUMBER})
-        resource = run.compose_stream_resource(
-            mimetype="application/x-hdf5",
-            uri=file.as_uri().replace("file://", "file://localhost"),
-            data_key="im",
-            parameters={"dataset": "/entry/data/data", "chunk_shape": [1, 4, 3]},
-        )
-        with JournalWriter(data_dir / "journal") as writer:
-            writer("start", run.start_doc)
-            writer("descriptor", descriptor.descriptor_doc)
-            writer("stream_resource", resource.stream_resource_doc)
-            for i in range(5):
-                writer(
-                    "stream_datum",
-                    resource.compose_stream_datum(
-                        indices={"start": i, "stop": i + 1},
-                        seq_nums={"start": i + 1, "stop": i + 2},
-                        descriptor=descriptor.descriptor_doc,
-                    ),
-                )
-                writer(
-                    "event",
-                    descriptor.compose_event(
-                        data={"x": float(i)}, timestamps={"x": 1.0}, validate=False
-                    ),
-                )
-            writer("stop", run.compose_stop())
-        feed.wait(run.start_doc["uid"])
+        feed.wait(frames_run(data_dir, file, frames, scan_id=60))
         assert np.array_equal(catalog[60].primary["im"].read(), frames)
         data = catalog[60].primary.read()
         assert np.array_equal(data["im"].values, frames)
         assert data["x"].values.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
         names = [name for name, _ in catalog[60].documents()]
         assert names.count("stream_resource") == 1
+        filled = list(catalog[60].documents(fill=True))
+        rows = [doc for name, doc in filled if name == "event"]
+        assert {name for name, _ in filled} == {"start", "descriptor", "event", "stop"}
+        assert [row["data"]["x"] for row in rows] == [0.0, 1.0, 2.0, 3.0, 4.0]
+        assert np.array_equal([row["data"]["im"] for row in rows], frames)
+        assert all(row["filled"] == {"im": True} for row in rows)
+        (descriptor,) = [doc for name, doc in filled if name == "descriptor"]
+        assert "external" not in descriptor["data_keys"]["im"]
+        for name, doc in filled:
+            event_model.schema_validators[event_model.DocumentNames[name]].validate(doc)
     file.unlink()
     # Without the file the rest of the run is still there.
     assert len(catalog[60].primary.read(["x"])["x"]) == 5
     with pytest.raises(Exception, match=r"run\.h5"):
         catalog[60].primary["im"].read()
+    with pytest.raises(Exception, match=r"run\.h5"):
+        list(catalog[60].documents(fill=True))
 
 
 def test_hostile_journals_do_not_stop_the_feed(session):
@@ -417,6 +411,9 @@ ODD = {
 }
 
 
+STACK = np.arange(6 * 4 * 3, dtype="<u2").reshape(6, 4, 3)
+
+
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
     """Odd runs, and broken ones, brought in by one call in this process."""
@@ -434,6 +431,7 @@ def odd(tmp_path_factory):
     torn = record(data_dir, rows=10, scan_id=105)
     path = Journal(data_dir / "journal").find(torn).path
     path.write_bytes(path.read_bytes()[:-400])
+    frames_run(data_dir, data_dir / "stack.h5", STACK, per_event=2, scan_id=106)
     result = sync_catalog(data_dir)
     with opened(data_dir) as client:
         yield data_dir, result, client
@@ -473,7 +471,7 @@ def legacy(data_dir):
 def test_all_odd_runs_are_in(odd):
     _, result, client = odd
     assert result.failed == {}
-    assert result.added == len(client) == len(ODD) + 6
+    assert result.added == len(client) == len(ODD) + 7
     assert len(result.incomplete) == 2
 
 
@@ -490,6 +488,38 @@ def test_odd_columns(odd, label):
         assert np.array_equal(got.astype(float), expected, equal_nan=True)
     else:
         assert np.array_equal(got, expected)
+
+
+def test_several_frames_in_an_event_are_filled(odd):
+    _, _, catalog = odd
+    filled = [doc for name, doc in catalog[106].documents(fill=True) if name == "event"]
+    assert [doc["data"]["im"].shape for doc in filled] == [(2, 4, 3)] * 3
+    assert np.array_equal(np.concatenate([doc["data"]["im"] for doc in filled]), STACK)
+
+
+def contents(catalog):
+    """Everything that the runs of a catalogue say."""
+    found = {}
+    for run in catalog.values():
+        columns = {}
+        for stream in run:
+            data = run[stream].read()
+            columns[stream] = {name: data[name].values.tolist() for name in data.variables}
+        documents = [(name, dict(doc)) for name, doc in run.documents()]
+        found[run.start["uid"]] = (dict(run.metadata), columns, documents)
+    return found
+
+
+def test_a_catalogue_made_anew_is_equal(odd, tmp_path):
+    data_dir, _, catalog = odd
+    (tmp_path / "journal").symlink_to(data_dir / "journal")
+    assert sync_catalog(tmp_path).added == len(catalog)
+    assert sync_catalog(tmp_path, rebuild=True).added == len(catalog)
+    with opened(tmp_path) as rebuilt:
+        made, was = contents(rebuilt), contents(catalog)
+    assert list(made) == list(was)
+    for uid in was:
+        np.testing.assert_equal(made[uid], was[uid])
 
 
 def test_odd_runs_as_a_whole(odd):

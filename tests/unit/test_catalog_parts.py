@@ -9,18 +9,21 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import event_model
 import numpy as np
 import pytest
 
-from beamline.catalog import CatalogError, CatalogFeed, open_catalog, sync_catalog
+from beamline.catalog import CatalogError, CatalogFeed, moment, open_catalog, sync_catalog
 from beamline.catalog._columns import survey
 from beamline.catalog._ledger import Entry, Ledger, catalog_lock
+from beamline.catalog._location import Location
 from beamline.catalog._plain import plain
 from beamline.catalog._prepare import Preparer
+from beamline.catalog._priority import Recording
 from beamline.catalog._watch import Watch
-from beamline.core.errors import MissingError
+from beamline.core.errors import ConfigurationError, MissingError
 from beamline.documents import DocumentError, Journal, JournalWriter
 
 
@@ -314,6 +317,99 @@ def test_watch_passes_over_hostile_files_until_they_change(tmp_path):
     assert watch.ready({}) == [bad]
     bad.unlink()
     assert watch.ready({}) == []
+
+
+def test_recording_is_seen_while_it_lasts(tmp_path):
+    recording = Recording(Journal(tmp_path))
+    assert not recording.now()
+    documents = run_documents({"x": key("number")}, [{"x": 1.0}])
+    writer = JournalWriter(tmp_path)
+    writer(*documents[0])
+    assert recording.now()
+    assert recording.now()
+    (next(tmp_path.iterdir()) / "bad.journal").write_bytes(b"junk")
+    for item in documents[1:]:
+        writer(*item)
+    assert not recording.now()
+    writer(*(again := run_documents({"x": key("number")}, []))[0])
+    assert recording.now()
+    writer.close()
+    assert not recording.now()
+    assert again
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no sched_autogroup here")
+def test_the_feed_gives_way_while_a_run_is_recorded_and_no_longer(tmp_path):
+    code = (
+        "import sys, threading, pathlib; from beamline.catalog._priority import give_way; "
+        "from beamline.documents import Journal; "
+        "give_way(Journal(pathlib.Path(sys.argv[1])), threading.Event()); sys.stdin.read()"
+    )
+    documents = run_documents({"x": key("number")}, [])
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, start_new_session=True
+    ) as feed:
+        group = Path(f"/proc/{feed.pid}/autogroup")
+
+        def given(niceness):
+            deadline = time.monotonic() + 20
+            while group.read_text().split()[-1] != niceness:
+                assert time.monotonic() < deadline, group.read_text()
+                time.sleep(0.02)
+
+        given("0")
+        with JournalWriter(tmp_path) as writer:
+            writer(*documents[0])
+            given("19")
+            for item in documents[1:]:
+                writer(*item)
+        given("0")
+
+
+# --- the places and the questions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("tiled.example.org", "no address of a tiled server"),
+        ("postgresql://db/x", "no address of a tiled server"),
+        ("http://host:1?api_key=abc", "carries a secret"),
+        ("http://me:abc@host", "carries a secret"),
+    ],
+)
+def test_addresses_that_are_refused(tmp_path, uri, reason):
+    for call in (CatalogFeed, open_catalog):
+        with pytest.raises(CatalogError, match=reason):
+            call(tmp_path, uri=uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_server_has_its_own_list(tmp_path):
+    places = {
+        Location.of(tmp_path, uri).directory
+        for uri in (
+            None,
+            "http://a:1",
+            "http://a:1/",
+            "https://a:2",
+            "http://a:1/api/v1/metadata/x",
+        )
+    }
+    assert len(places) == 4
+    assert all(place.parent in (tmp_path, tmp_path / "catalog-server") for place in places)
+
+
+def test_times_as_people_write_them():
+    day = dt.datetime.fromisoformat("2026-03-01").timestamp()
+    assert moment("2026-03-01") == day
+    assert moment("2026-03-01T00:00:10") == day + 10
+    assert moment("2026-03-01 00:01", end=True) == day + 60
+    assert moment("2026-03-01", end=True) == dt.datetime.fromisoformat("2026-03-02").timestamp()
+    assert moment("2026-03-01T12:00:00+00:00") == 1772366400.0
+    assert moment("yesterday", end=True) == moment("Today")
+    with pytest.raises(ConfigurationError, match="'noon' is no time: write it like"):
+        moment("noon")
 
 
 # --- the edges ------------------------------------------------------------------------------------
