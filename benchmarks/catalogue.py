@@ -81,7 +81,7 @@ class Turns:
         self.begun = 0.0
         self.used = 0.0
 
-    def __call__(self, name: str, doc: dict) -> None:
+    def __call__(self, name: str, _doc: dict) -> None:
         if name != "event":
             return
         now = time.perf_counter()
