@@ -73,6 +73,9 @@ class AreaDetector(Device):
         Panels of a frame; more than one make it a stack.
     exposure, period
         Exposure time and shortest time between frames (s).
+    late_frames
+        Frames of the last acquisition that were exposed later than their time stamps say, because
+        the simulation or its consumer could not keep up.
     distance, beam_x, beam_y, pixel_x, pixel_y, photon_energy
         Geometry as the IOC states it: mm, pixels (fs, ss), m, eV.
     """
@@ -105,6 +108,7 @@ class AreaDetector(Device):
     array_counter = Cpt(
         FreshSignal, "cam1:ArrayCounter_RBV", write_pv="cam1:ArrayCounter", kind="omitted"
     )
+    late_frames = Cpt(EpicsSignalRO, "cam1:LateFrames_RBV", kind="omitted")
     status_message = Cpt(EpicsSignalRO, "cam1:StatusMessage_RBV", kind="omitted", string=True)
     size_x = Cpt(EpicsSignalRO, "cam1:SizeX_RBV", kind="omitted")
     size_y = Cpt(EpicsSignalRO, "cam1:SizeY_RBV", kind="omitted")

@@ -88,6 +88,7 @@ class AreaDetector:
         self._first = 0
         self._lost = False
         self._dead = False
+        self._late = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._settings: dict[str, float] = {}
         self._server_sizes: dict[str, int] = {"PANELS": 1, "SPARSE": 0}
@@ -134,6 +135,7 @@ class AreaDetector:
         cam.readback("Reset_RBV", Enum, 0, enum_strings=("Done", "Reset"))
         cam.readback("AcquireBusy", Enum, 0, enum_strings=("Done", "Acquiring"))
         cam.readback("NumImagesCounter_RBV", Long, 0)
+        cam.readback("LateFrames_RBV", Long, 0)
         cam.readback("TimeRemaining_RBV", Double, 0.0, **seconds)
         cam.readback("DetectorState_RBV", Enum, _IDLE, enum_strings=_STATES)
         cam.readback("StatusMessage_RBV", CharArray, "")
@@ -266,7 +268,22 @@ class AreaDetector:
             if taken and self.image.waits_for(self.files.last_frame):
                 return
             self.cam.set("DetectorState_RBV", _IDLE)
+            self._tell_lateness()
             self._end()
+
+    def _tell_lateness(self) -> None:
+        """Say that the light in some frames is younger than their stamps."""
+        if not self._late:
+            return
+        frames = self._total - self._first
+        problem = (
+            f"{self._late} of {frames} frames were exposed late: they could not be drawn or taken "
+            "at this rate"
+        )
+        _log.warning("%sAcquire: %s", self.cam.prefix, problem)
+        self.cam.set_text("StatusMessage_RBV", problem)
+        self.status.touch()
+        self.status.set_alarm(AlarmStatus.TIMEOUT, AlarmSeverity.MINOR_ALARM)
 
     def _count(self, taken: int) -> None:
         before = self.cam.get("NumImagesCounter_RBV")
@@ -342,6 +359,9 @@ class AreaDetector:
             self._show_sizes()
         if "TOTAL" in values:
             self._total = int(float(values["TOTAL"]))
+        if "LATE" in values:
+            self._late = int(float(values["LATE"]))
+            self.cam.set("LateFrames_RBV", self._late)
         if "LOST" in values:
             self._lost = bool(float(values["LOST"]))
         if "FAULT" in values:

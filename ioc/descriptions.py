@@ -154,6 +154,7 @@ _DESCRIPTIONS = _PLUGIN | {
     "cam1:DetDist": "Distance from the sample",
     "cam1:DetectorState": "What the camera does",
     "cam1:ImageMode": "One frame, several, or until stopped",
+    "cam1:LateFrames": "Frames that began after their stamp",
     "cam1:Manufacturer": "Maker of the camera",
     "cam1:MaxSizeX": "Columns of the sensor",
     "cam1:MaxSizeY": "Rows of the sensor",

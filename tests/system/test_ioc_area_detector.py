@@ -87,6 +87,37 @@ tell(name=name, shapes=shapes, capture=aget("HDF1:Capture_RBV"), size=[aget("cam
         assert set(file["entry/instrument/NDAttributes/PhotonEnergy"][()]) == {9000.0}
 
 
+def test_frames_that_were_exposed_late_are_told(stack: Stack, tmp_path: Path):
+    found = stack.client(
+        SETUP
+        + f"""
+aput("HDF1:FilePath", {str(tmp_path)!r})
+aput("HDF1:Capture", 1)
+aput("cam1:SimMode", "Speckle")
+aput("cam1:NumImages", 30)
+aput("cam1:AcquireTime", 0.001)
+aput("cam1:AcquirePeriod", 0.002)
+def outcome():
+    return [aget("cam1:LateFrames_RBV"), aget("cam1:StatusMessage_RBV", as_string=True),
+            severity("cam1:DetectorState_RBV"), severity("cam1:Acquire")]
+aput("cam1:Acquire", 1)
+late = outcome()
+aput("HDF1:Capture", 0)
+aput("cam1:NumImages", 1)
+aput("cam1:Acquire", 1)
+tell(late=late, punctual=outcome(), name=aget("HDF1:FullFileName_RBV", as_string=True))
+"""
+    )
+    count, message, *severities = found["late"]
+    assert 0 < count < 30
+    assert message.startswith(f"{count} of 30 frames were exposed late")
+    assert severities == [1, 0]
+    assert found["punctual"] == [0, "", 0, 0]
+    with h5py.File(found["name"]) as file:
+        stamps = file["entry/instrument/NDAttributes/NDArrayTimeStamp"][()]
+    np.testing.assert_allclose(np.diff(stamps), 0.002 / 5, atol=2e-6)
+
+
 def test_the_file_closes_by_itself_after_num_capture(stack: Stack, tmp_path: Path):
     found = stack.client(
         SETUP

@@ -11,6 +11,8 @@
 /* The history is 32 MB of address space; the system gives memory for what is used of it. */
 enum { LIGHTS_MAX = 1 << 20, SPOTS_FIRST = 1024, HEADER_MAX = 256 };
 static const double images_max = 1e9, preload_bytes_max = 1073741824.0;
+/* An exposure that begins later than this is late: s, and part of the period. */
+static const double late_s = 1e-3, late_part = 0.05;
 
 bool detector_init(struct detector *detector, const struct config *config)
 {
@@ -120,6 +122,7 @@ enum detector_reply detector_acquire(struct detector *detector, struct sim *sim,
     detector->wanted = (uint64_t)images;
     detector->started = 0;
     detector->delivered = 0;
+    detector->late = 0;
     detector->first = detector->total;
     detector->acquiring = true;
     detector->stopping = false;
@@ -143,17 +146,35 @@ double detector_next_event(const struct detector *detector)
     return detector->gate.open ? detector->gate_end : detector->next_start;
 }
 
+static double frame_period(const struct detector *detector)
+{
+    return fmax(detector->period, detector->exposure);
+}
+
+static void begin_exposure(struct detector *detector, struct sim *sim)
+{
+    uint64_t index = detector->started++;
+    if (index == 0) {
+        detector->begun = sim->now;
+        detector->unix_begun = sim_unix_time(sim);
+    }
+    double period = frame_period(detector), nominal = (double)index * period;
+    if (sim->now - detector->begun - nominal > fmax(late_s, late_part * period))
+        detector->late++;
+    gate_open(&detector->gate, sim, sim->now);
+    detector->gate_end = sim->now + detector->exposure;
+    detector->next_start = INFINITY;
+    detector->current = (struct frame){
+        .index = index,
+        .unix_time = detector->unix_begun + sim_unix_span(sim, nominal),
+        .exposure = detector->exposure,
+    };
+}
+
 void detector_event(struct detector *detector, struct sim *sim)
 {
     if (!detector->gate.open) {
-        gate_open(&detector->gate, sim, sim->now);
-        detector->gate_end = sim->now + detector->exposure;
-        detector->next_start = INFINITY;
-        detector->current = (struct frame){
-            .index = detector->started++,
-            .unix_time = sim_unix_time(sim),
-            .exposure = detector->exposure,
-        };
+        begin_exposure(detector, sim);
         return;
     }
     gate_advance(&detector->gate, sim, sim->now);
@@ -165,11 +186,6 @@ void detector_event(struct detector *detector, struct sim *sim)
 static void remember(struct detector *detector, struct frame_light light)
 {
     detector->lights[detector->total++ % LIGHTS_MAX] = light;
-}
-
-static double frame_period(const struct detector *detector)
-{
-    return fmax(detector->period, detector->exposure);
 }
 
 static void submit(struct detector *detector, struct sim *sim)
@@ -188,7 +204,6 @@ static void submit(struct detector *detector, struct sim *sim)
             .photons = gate->incident * sim->config.photons_per_count,
             .theta = gate_theta(gate),
             .first = detector->first,
-            /* As if nothing ever waited: what moves in the sample does not see the consumer. */
             .start = (double)frame->index * frame_period(detector),
             .exposure = frame->exposure,
         },
@@ -206,7 +221,8 @@ static void submit(struct detector *detector, struct sim *sim)
     detector->state = FRAME_DRAWING;
     renderer_submit(detector->renderer, &order);
     if (detector->started < detector->wanted && !detector->stopping)
-        detector->next_start = fmax(sim->now, gate->start + frame_period(detector));
+        detector->next_start = fmax(
+            sim->now, detector->begun + (double)detector->started * frame_period(detector));
 }
 
 static bool deliver(struct detector *detector)

@@ -1,6 +1,9 @@
 /* The area detector: exposures by the simulated clock, frames drawn by the renderer and handed to
  * one consumer. If the consumer is behind, the detector waits: it exposes at most one frame ahead
- * and loses none. */
+ * and loses none.
+ *
+ * The camera's clock is nominal: frame i is stamped i periods after the first, and what moves in the
+ * sample moves by that time. Where drawing or the consumer held up an exposure, it is counted. */
 #ifndef BEAMLINE_DETECTOR_H
 #define BEAMLINE_DETECTOR_H
 
@@ -33,7 +36,7 @@ struct frame_light {
 
 struct frame {
     uint64_t number, index; /* since the server started; in the acquisition */
-    double unix_time;       /* start of the exposure */
+    double unix_time;       /* nominal start of the exposure */
     double energy, exposure;
 };
 
@@ -49,6 +52,8 @@ struct detector {
     bool consumer_lost;  /* the last acquisition ended early because its consumer went away */
     uint64_t wanted, started, delivered, waited;
     uint64_t first;      /* number of the first frame of this acquisition */
+    double begun, unix_begun; /* its first exposure: simulated s, Unix time */
+    uint64_t late;       /* its frames whose exposure began later than their stamp says */
     uint64_t overflows;  /* frames with more photons than their events have room for */
     struct gate gate;
     double gate_end, next_start; /* simulated s; infinity: none */

@@ -13,7 +13,7 @@ enum kind {
     RING_CURRENT, COUNTS, EXPOSURE, ELAPSED, COUNTING, VACUUM, TEMPERATURE,
     SHUTTER_STATUS, SHUTTER_COMMAND, ATTENUATION, SAMPLE_SELECT,
     AD_EXPOSURE, AD_PERIOD, AD_IMAGES, AD_ACQUIRING, AD_COUNTER, AD_TOTAL, AD_WAITED, AD_LOST,
-    AD_NX, AD_NY, AD_FAULT, AD_PANELS, AD_MODE, AD_SPARSE, AD_PRELOAD, AD_OVERFLOWS,
+    AD_NX, AD_NY, AD_FAULT, AD_PANELS, AD_MODE, AD_SPARSE, AD_PRELOAD, AD_OVERFLOWS, AD_LATE,
     FLY_STATE, FLY_FAULT_CODE, FLY_NUMBER, FLY_TOTAL, FLY_POINTS, FLY_DWELL, FLY_OPENED
 };
 
@@ -44,7 +44,7 @@ static const struct {
     {"AD1:WAITED", AD_WAITED, 0}, {"AD1:LOST", AD_LOST, 0}, {"AD1:NX", AD_NX, 0},
     {"AD1:NY", AD_NY, 0}, {"AD1:PANELS", AD_PANELS, 0}, {"AD1:MODE", AD_MODE, 0},
     {"AD1:FAULT", AD_FAULT, 0}, {"AD1:SPARSE", AD_SPARSE, 0}, {"AD1:PRELOAD", AD_PRELOAD, 0},
-    {"AD1:OVERFLOWS", AD_OVERFLOWS, 0},
+    {"AD1:OVERFLOWS", AD_OVERFLOWS, 0}, {"AD1:LATE", AD_LATE, 0},
     {"FLY:STATE", FLY_STATE, 0}, {"FLY:FAULT", FLY_FAULT_CODE, 0}, {"FLY:NUMBER", FLY_NUMBER, 0},
     {"FLY:TOTAL", FLY_TOTAL, 0}, {"FLY:POINTS", FLY_POINTS, 0}, {"FLY:DWELL", FLY_DWELL, 0},
     {"FLY:OPENED", FLY_OPENED, 0},
@@ -155,6 +155,7 @@ static double detector_value(const struct sim *sim, const struct pv *pv)
     case AD_SPARSE: return detector->sparse;
     case AD_PRELOAD: return detector->preload;
     case AD_OVERFLOWS: return (double)detector->overflows;
+    case AD_LATE: return (double)detector->late;
     default: return NAN;
     }
 }

@@ -155,6 +155,11 @@ double sim_unix_time(const struct sim *sim)
     return sim->lock_step ? lock_step_epoch + sim->now : clock_unix();
 }
 
+double sim_unix_span(const struct sim *sim, double seconds)
+{
+    return sim->lock_step ? seconds : seconds / sim->time_scale;
+}
+
 enum motor_reply sim_move(struct sim *sim, enum motor_axis axis, double target)
 {
     sim_before_change(sim);

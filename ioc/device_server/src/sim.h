@@ -55,6 +55,8 @@ void sim_advance(struct sim *sim, double t);
 void sim_settle(struct sim *sim);
 /* Unix time for stamps: the present one, or in lock step that of the simulation. */
 double sim_unix_time(const struct sim *sim);
+/* How far stamps are apart that are so many simulated seconds apart. */
+double sim_unix_span(const struct sim *sim, double seconds);
 /* Time of the next event; infinity if nothing is going on. */
 double sim_next_event(const struct sim *sim);
 /* Pass on the news, if any. */

@@ -304,8 +304,8 @@ static void test_frames(void)
     CHECK(strncmp(ask("TRUTH:AD1:2"), "OK:", 3) == 0, "no truth");
     EXPECT("TRUTH:AD1:3", "ERR:INVALID_VALUE");
 
-    room = 0; /* the consumer is behind: the detector waits and loses nothing */
-    EXPECT("ACQUIRE:2", "OK:ACQUIRING");
+    room = 0; /* the consumer is behind: the detector waits and loses nothing, but its clock goes on */
+    EXPECT("ACQUIRE:3", "OK:ACQUIRING");
     for (int i = 0; i < 20000 && (i < 50 || sim.detector.waited == 0); i++) {
         sim_advance(&sim, sim.now + 1);
         usleep(200);
@@ -313,11 +313,19 @@ static void test_frames(void)
     }
     CHECK(out.length == 0 && sim.detector.acquiring && sim.detector.waited == 1, "does not wait");
     room = OUTPUT_LIMIT;
-    run_frames(2);
-    CHECK(!sim.detector.acquiring && sim.detector.total == 5, "%d", (int)sim.detector.total);
-    taken();
+    run_frames(3);
+    CHECK(!sim.detector.acquiring && sim.detector.total == 6, "%d", (int)sim.detector.total);
+    double stamps[3];
+    for (int i = 0; i < 3; i++) {
+        const char *header = out.data + out.start;
+        CHECK(sscanf(header, "FRAME:%*u:%*u,%lf", &stamps[i]) == 1, "%.80s", header);
+        buffer_consume(&out, strcspn(header, "\n") + 1 + bytes);
+        CHECK_NEAR(stamps[i] - stamps[0], i * 0.05 / sim.time_scale, 2e-6);
+    }
+    EXPECT("GET:BL02:AD1:LATE", "OK:1"); /* the third began when the first had been taken */
 
     EXPECT("ACQUIRE:1000000", "OK:ACQUIRING");
+    EXPECT("GET:BL02:AD1:LATE", "OK:0");
     run_frames(2);
     taken();
     EXPECT("ACQSTOP", "OK:STOPPED");
