@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import math
@@ -44,6 +45,14 @@ _IDLE, _ACQUIRE, _SAVING, _ERROR = (
 )
 #: The device server takes the same times for frames and counts.
 _EXPOSURE = spec("DET:EXPOSURE")
+#: What the server takes.
+_RANGES = {
+    "AcquireTime": (_EXPOSURE.low, _EXPOSURE.high, " s"),
+    "AcquirePeriod": (0.0, 1e6, " s"),
+    "SimMode": (0, 2, ""),
+    "Sparse": (0, 1, ""),
+    "Preload": (0, 1024, " frames"),
+}
 #: Frames of an acquisition without an end.
 _CONTINUOUS = 1_000_000_000
 #: Settings that the server keeps, by their record.
@@ -91,6 +100,8 @@ class AreaDetector:
         self._late = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._settings: dict[str, float] = {}
+        self._deferred: dict[str, float] = {}
+        self._server_acquires = False
         self._server_sizes: dict[str, int] = {"PANELS": 1, "SPARSE": 0}
         self._time_scale = 1.0
         self._exposure_began = 0.0
@@ -176,23 +187,55 @@ class AreaDetector:
             raise PutRefusedError(
                 f"{where} can't be set to {value:g}: no connection to the device server."
             )
+        low, high, units = _RANGES[name]
+        if not low <= value <= high:
+            raise PutRefusedError(
+                f"{where} can't be set to {value:g}{units}: expected {low:g} to {high:g}{units}."
+            )
+        if self._server_acquires or self.cam.get("Acquire_RBV"):
+            self._defer(name, value)
+            return None
         completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Answer) -> None:
+            failure = None
             if isinstance(answer, str):
                 self._settings[name] = value
                 self.cam.set(name, value)
-                completion.set_result(None)
+            elif str(answer) == "BUSY":
+                self._defer(name, value)
             else:
-                completion.set_exception(
-                    PutRefusedError(
-                        f"{where} can't be set to {value:g}: the device server says {answer}."
-                    )
+                fitting = " that fit into its memory" if name == "Preload" else ""
+                failure = PutRefusedError(
+                    f"{where} can't be set to {value:g}{units}: the device server says {answer}; "
+                    f"expected {low:g} to {high:g}{units}{fitting}."
                 )
-                completion.exception()
+            settle([completion], failure)
 
         self._link.send(f"PUT:{self._server}{_SERVER_NAMES[name]}:{value:.17g}", answered)
         return completion
+
+    def _defer(self, name: str, value: float) -> None:
+        """Keep a setting until the acquisition has ended: the server takes none before."""
+        self._deferred[name] = value
+        self.cam.set(name, value)
+
+    def _send_deferred(self) -> None:
+        if self._server_acquires or self.cam.get("Acquire_RBV") or not self._link.connected:
+            return
+        deferred, self._deferred = self._deferred, {}
+        for name, value in deferred.items():
+            completion = self._configure(name, value)
+            if completion is not None:
+                completion.add_done_callback(functools.partial(self._sent, name))
+
+    def _sent(self, name: str, completion: asyncio.Future[None]) -> None:
+        if completion.cancelled() or (failure := completion.exception()) is None:
+            return
+        _log.error("%s", failure)
+        self.cam.set_text("StatusMessage_RBV", str(failure))
+        if name in self._settings:
+            self.cam.set(name, self._settings[name])
 
     # ---- acquiring
 
@@ -227,6 +270,8 @@ class AreaDetector:
         """Why frames can't be taken now; empty if they can."""
         if not self._link.connected:
             return "no connection to the device server"
+        if self.files.occupied:
+            return self.files.occupied
         if not self.files.connected:
             return "the frame writer is not connected to the device server"
         if self.files.problem and self.files.group.get("EnableCallbacks"):
@@ -315,6 +360,8 @@ class AreaDetector:
         self.cam.set("TimeRemaining_RBV", 0.0)
         self.cam.set("AcquireBusy", 0)
         self.cam.set("Acquire", 0)
+        # Before the client hears of the end: what it does next finds the new settings.
+        self._send_deferred()
         waiting, self._waiting = self._waiting, []
         settle(waiting, failure)
 
@@ -350,7 +397,7 @@ class AreaDetector:
         if "ENERGY" in values:
             self.cam.set("PhotonEnergy_RBV", float(values["ENERGY"]))
         for setting, name in _SERVER_NAMES.items():
-            if name in values:
+            if name in values and setting not in self._deferred:
                 number = float(values[name])
                 self.cam.set(setting, number if name in ("EXPOSURE", "PERIOD") else int(number))
         sizes = {name: int(float(values[name])) for name in _SIZES if name in values}
@@ -370,8 +417,11 @@ class AreaDetector:
                 self._alarm_acquisition()
             else:
                 self.cam.clear_alarm()
+        if "ACQUIRING" in values:
+            self._server_acquires = float(values["ACQUIRING"]) != 0.0
+            self._send_deferred()
         if "ACQUIRING" in values and self._accepted:
-            if float(values["ACQUIRING"]) == 0.0:
+            if not self._server_acquires:
                 self._ended = True
                 self._ended_at = time.monotonic()
                 self.cam.set("DetectorState_RBV", _SAVING)
@@ -402,8 +452,10 @@ class AreaDetector:
             self.cam.set_text("StatusMessage_RBV", "")
         self.files.restore()
         self.image.group.clear_alarm()
+        kept = set(self._deferred)
+        self._send_deferred()
         for name, value in tuple(self._settings.items()):
-            if self.cam.get(name) != value:
+            if name not in kept and self.cam.get(name) != value:
                 _log.info("restoring %s%s to %g", self.cam.prefix, name, value)
                 self._configure(name, value)
         self._link.send("TRUTH", self._take_geometry)
@@ -423,6 +475,7 @@ class AreaDetector:
 
     def lose_link(self) -> None:
         """Raise alarms and end any acquisition."""
+        self._server_acquires = False
         self.files.lose_link()
         self.image.group.lose_link()
         if self.cam.get("Acquire_RBV"):

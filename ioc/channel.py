@@ -222,13 +222,17 @@ class Field:
             raise
         except Exception as error:
             raise PutRefusedError(
-                f"{self.name} can't take {shown(data)}: expected a value for {self.data_type.name}."
+                f"{self.name} can't take {shown(data)}: expected {self.expected()}."
             ) from error
         if self.put is None:
             self.stamp.time = time.time()
             self.post(value)
             return None
         return self.put(value)
+
+    def expected(self) -> str:
+        """Return what clients may put, as it may stand in a message."""
+        raise NotImplementedError
 
     def _from_wire(self, data: Any, wire_type: ChannelType) -> Any:
         """Convert a client's data, of any of the native types, to a value of this field."""
@@ -355,8 +359,10 @@ def _same(first: Any, second: Any) -> bool:
 
 def shown(data: Any) -> str:
     """Return a client's data as it may stand in a message."""
-    if isinstance(data, (Sequence, np.ndarray)) and not isinstance(data, bytes) and len(data) == 1:
-        data = data[0]
+    if isinstance(data, (Sequence, np.ndarray)) and not isinstance(data, (bytes, str)):
+        if not len(data):
+            return "an empty array"
+        data = data[0] if len(data) == 1 else np.asarray(data[:20]).tolist()
     if isinstance(data, np.generic):
         data = data.item()
     if isinstance(data, bytes):

@@ -121,6 +121,8 @@ class Database:
         files = self.area_detector.files
         if files.problem:
             state = "Failed"
+        elif files.occupied:
+            state = "Occupied"
         elif not files.connected:
             state = "Disconnected"
         else:

@@ -46,10 +46,14 @@ class Double(Field, ChannelDouble):
             kwargs.setdefault(f"{edge}_limit", math.nan)  # none, where caproto would say 0
         super().__init__(**kwargs)
 
+    def expected(self) -> str:
+        """Return what clients may put, in words."""
+        return "a finite number"
+
     def _from_wire(self, data: Any, wire_type: ChannelType) -> float:
         number = float(_decoded(data) if wire_type is ChannelType.STRING else data[0])
         if not math.isfinite(number):
-            raise PutRefusedError(f"{self.name} can't take {number}: expected a finite number.")
+            raise PutRefusedError(f"{self.name} can't take {number}: expected {self.expected()}.")
         return number
 
     def _to_wire(self, native: Any) -> Any:
@@ -72,13 +76,15 @@ class _Integer(Field):
     _low = -(2**31)
     _high = 2**31 - 1
 
+    def expected(self) -> str:
+        """Return what clients may put, in words."""
+        return f"a whole number, {self._low} to {self._high}"
+
     def _from_wire(self, data: Any, wire_type: ChannelType) -> int:
         # Not by caproto's conversion, which wraps what is too large.
         number = int(float(_decoded(data)) if wire_type is ChannelType.STRING else data[0])
         if not self._low <= number <= self._high:
-            raise PutRefusedError(
-                f"{self.name} can't take {number}: expected {self._low} to {self._high}."
-            )
+            raise PutRefusedError(f"{self.name} can't take {number}: expected {self.expected()}.")
         return number
 
 
@@ -110,6 +116,10 @@ class Enum(Field, ChannelEnum):
         """Give new names to the states (at most 16, each of at most 25 characters)."""
         self.set_properties(enum_strings=tuple(state[:25] for state in states)[:16])
 
+    def expected(self) -> str:
+        """Return what clients may put, in words."""
+        return f"one of {', '.join(self.states)}"
+
     def _from_wire(self, data: Any, wire_type: ChannelType) -> int:
         if wire_type is ChannelType.STRING:
             text = _decoded(data)
@@ -120,14 +130,16 @@ class Enum(Field, ChannelEnum):
             index = int(data[0])
         if not 0 <= index < len(self.states):
             shown = text if wire_type is ChannelType.STRING else index
-            raise PutRefusedError(
-                f"{self.name} can't take {shown!r}: expected one of {', '.join(self.states)}."
-            )
+            raise PutRefusedError(f"{self.name} can't take {shown!r}: expected {self.expected()}.")
         return index
 
 
 class String(Field, ChannelString):
     """A string of at most 39 characters (longer ones are reached as ``NAME.FIELD$``)."""
+
+    def expected(self) -> str:
+        """Return what clients may put, in words."""
+        return "text of at most 39 characters"
 
     def _from_wire(self, data: Any, wire_type: ChannelType) -> str:
         if wire_type is ChannelType.STRING:
@@ -146,12 +158,16 @@ class CharArray(Field, ChannelByte):
 
     def pack(self, text: str) -> bytes:
         """Encode a string for `post`."""
-        return text.encode("utf-8") + b"\0"
+        return text.encode("utf-8", "surrogateescape") + b"\0"
 
     @property
     def text(self) -> str:
-        """Present value as a string."""
-        return bytes(self.current).split(b"\0")[0].decode("utf-8", "replace")
+        """Present value as a string; bytes that are no UTF-8 are kept as `os.fsdecode` does."""
+        return bytes(self.current).split(b"\0")[0].decode("utf-8", "surrogateescape")
+
+    def expected(self) -> str:
+        """Return what clients may put, in words."""
+        return f"text of at most {self._max_length - 1} bytes"
 
     def _from_wire(self, data: Any, wire_type: ChannelType) -> bytes:
         raw = bytes(data[0]) if wire_type is ChannelType.STRING else bytes(data)
@@ -172,6 +188,10 @@ class _Array(Field):
     """Numbers that clients only read; every post is sent, whether they have changed or not."""
 
     dtype: type[np.generic]
+
+    def expected(self) -> str:
+        """Return what clients may put, in words."""
+        return f"up to {self.max_length} numbers"
 
     def __init__(self, *, value: Any = (), max_length: int, **kwargs: Any) -> None:
         super().__init__(value=[0], max_length=max_length, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class FilePlugin:
         self.group = RecordGroup(f"{prefix}HDF1:")
         self.writer = writer
         self.connected = False
+        self.occupied = ""
         self.problem = ""
         self.ready = asyncio.Event()
         self.last_frame = -1
@@ -112,12 +114,11 @@ class FilePlugin:
     # ---- puts
 
     def _put_path(self, value: bytes) -> Completion:
-        text = value.split(b"\0")[0].decode("utf-8", "replace")
+        # The bytes are kept as they are: clients compare the readback with what they put.
+        raw = value.split(b"\0")[0]
         self.group.records["FilePath"].set(value)
-        self.group.records["FilePath_RBV"].set(
-            (text.rstrip("/") + "/" if text else "").encode() + b"\0"
-        )
-        self.group.set("FilePathExists_RBV", int(Path(text).is_dir()) if text else 0)
+        self.group.records["FilePath_RBV"].set((raw.rstrip(b"/") + b"/" if raw else b"") + b"\0")
+        self.group.set("FilePathExists_RBV", int(bool(raw) and Path(os.fsdecode(raw)).is_dir()))
         return None
 
     def _at_least(self, name: str, low: int, high: int = 2**31 - 1) -> PutHandler:
@@ -266,7 +267,8 @@ class FilePlugin:
         if not directory.startswith("/"):
             raise PutRefusedError(f"{where}: FilePath must be absolute, found {directory!r}.")
         if not self.connected:
-            raise PutRefusedError(f"{where}: the frame writer gets no frames from the server.")
+            reason = self.occupied or "the frame writer gets no frames from the server"
+            raise PutRefusedError(f"{where}: {reason}.")
         folder = Path(directory)
         try:
             path = file_path(
@@ -308,12 +310,15 @@ class FilePlugin:
         group = self.group
         if event == "connected":
             self.connected = True
+            self.occupied = ""
             self.last_frame = -1  # a new server numbers anew
             self.ready.set()
             self.writer.command(op="enable", value=group.get("EnableCallbacks"))
             self.restore()
         elif event == "disconnected":
             self.connected = False
+        elif event == "refused":
+            self._refused(details["reason"])
         elif event == "armed":
             group.set("Capture", 1)
             self._answer()
@@ -343,6 +348,13 @@ class FilePlugin:
                 group.set_text("WriteMessage", details["message"])
                 group.alarm(AlarmStatus.COMM, AlarmSeverity.INVALID_ALARM)
 
+    def _refused(self, reason: str) -> None:
+        if reason != self.occupied:
+            _log.error("%s: %s", self.group.prefix.rstrip(":"), reason)
+        self.occupied = reason
+        self.group.set_text("WriteMessage", reason)
+        self.group.alarm(AlarmStatus.COMM, AlarmSeverity.INVALID_ALARM)
+
     def _named(self, path: str, number: int) -> None:
         self.group.set_text("FullFileName_RBV", path)
         if self.group.get("AutoIncrement"):
@@ -371,7 +383,7 @@ class FilePlugin:
             reply.set_result(None)
 
     def _fail(self, problem: str) -> None:
-        _log.error("%s%s", self.group.prefix, problem)
+        _log.error("%s: %s", self.group.prefix.rstrip(":"), problem)
         self.problem = problem.rstrip(".")
         self.group.set("WriteStatus", 1)
         self.group.set_text("WriteMessage", problem)

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from beamline.core.errors import DeviceServerError
 from ioc.frames import FrameHeader, parse_frame_header
 
-__all__ = ["FrameStream"]
+__all__ = ["FrameStream", "FramesTakenError"]
 
 _HEADER_LIMIT = 4096
 _CONNECT_TIMEOUT = 3.0
 #: Larger than the default of most systems: fewer switches between the processes.
 _RECEIVE_BUFFER = 1 << 22
+
+
+class FramesTakenError(DeviceServerError):
+    """The device server gives its frames to another consumer."""
 
 
 class FrameStream:
@@ -90,6 +94,12 @@ class FrameStream:
         line = self._line.decode("latin-1").rstrip("\r\n")
         self._line.clear()
         if not self.greeted:
+            if line == "ERR:BUSY":
+                host, port = self.socket.getpeername()[:2]
+                raise FramesTakenError(
+                    f"another IOC takes the frames of the device server {host}:{port}: stop that "
+                    "IOC, or give this one a device server of its own"
+                )
             if line != "OK:FRAMES":
                 raise DeviceServerError(f"the device server gives no frames: {line}.")
             self.greeted = True

@@ -7,10 +7,11 @@ Commands: ``open`` (a file for many frames), ``single`` (a file for each), ``wri
 frame), ``flush``, ``close``, ``enable`` (whether frames are taken for files), ``image`` (put the
 first frame newer than ``after`` into the shared memory).
 
-Events: ``connected``, ``disconnected`` (reason), ``armed``, ``opened`` (path), ``written`` (path,
-number), ``closed`` (path, frames, complete, seconds, nbytes), ``failed`` (message), ``frames``
-(last: number of the newest frame that is dealt with; time: its exposure; received: frames since
-the last such event; captured: frames in the file; dropped), ``image`` (number, time, shape).
+Events: ``connected``, ``disconnected`` (reason), ``refused`` (reason: another IOC has the frames),
+``armed``, ``opened`` (path), ``written`` (path, number), ``closed`` (path, frames, complete,
+seconds, nbytes), ``failed`` (message), ``frames`` (last: number of the newest frame that is dealt
+with; time: its exposure; received: frames since the last such event; captured: frames in the file;
+dropped), ``image`` (number, time, shape).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from beamline.core.errors import DeviceServerError
-from ioc.frame_stream import FrameStream
+from ioc.frame_stream import FramesTakenError, FrameStream
 from ioc.frames import FrameHeader
 from ioc.live_image import ImageMemory, picture
 from ioc.recorder import Recorder
@@ -35,6 +36,8 @@ from ioc.recorder import Recorder
 __all__ = ["main"]
 
 _BACK_OFF = (0.1, 2.0)
+#: The connection of a predecessor that has just ended may be there for a moment.
+_REFUSALS = 3
 
 
 class _Stop(Exception):  # noqa: N818  (not an error)
@@ -97,14 +100,21 @@ class _Writer:
         os.set_blocking(0, False)
         self._selector.register(0, selectors.EVENT_READ)
         delay = _BACK_OFF[0]
+        refusals = 0
         try:
             while True:
                 try:
                     self._connect()
                     delay = _BACK_OFF[0]
                     self._receive()
+                except FramesTakenError as error:
+                    self._disconnect(str(error))
+                    refusals += 1
+                    if refusals >= _REFUSALS:
+                        self.tell("refused", reason=str(error))
                 except (OSError, DeviceServerError) as error:
                     self._disconnect(str(error))
+                    refusals = 0
                 self._wait(delay)
                 delay = min(2 * delay, _BACK_OFF[1])
         except _Stop:

@@ -23,7 +23,8 @@ __all__ = ["ACCESS_STATES", "Health", "Neighbours", "Traffic"]
 ACCESS_STATES = ("Running", "Maintenance", "Test", "OFFLINE")
 _ACCESS_SEVERITIES = (0, 1, 1, 2)
 _OFFLINE = ACCESS_STATES.index("OFFLINE")
-_WRITER_STATES = ("Disconnected", "Ready", "Writing", "Failed")
+#: Occupied: another IOC takes the frames.
+_WRITER_STATES = ("Disconnected", "Ready", "Writing", "Failed", "Occupied")
 _AUTOSAVE_STATES = ("Off", "Saved", "Failed")
 _PERIOD = 1.0
 _CLOCK = "%m/%d/%Y %H:%M:%S"
@@ -250,7 +251,7 @@ class Health:
         self._set("LINK_RECONNECTS", reconnects)
         self._set("LINK_LATENCY", 1e3 * latency)
         state, restarts = self._neighbours.writer_health()
-        failed = state in ("Disconnected", "Failed")
+        failed = state in ("Disconnected", "Failed", "Occupied")
         self._set("WRITER_STATE", _WRITER_STATES.index(state), 2 if failed else 0)
         self._set("WRITER_RESTARTS", restarts)
 

@@ -147,7 +147,10 @@ class RecordGroup:
 
     def set_text(self, name: str, text: str) -> None:
         """Give a character waveform, and its partner, a new text (cut to its length)."""
-        self.set(name, text.encode("utf-8")[:1000].decode("utf-8", "ignore").encode() + b"\0")
+        raw = text.encode("utf-8", "surrogateescape")
+        if len(raw) > 1000:
+            raw = raw[:1000].decode("utf-8", "ignore").encode()
+        self.set(name, raw + b"\0")
 
     def text(self, name: str) -> str:
         """Present text of a character waveform."""

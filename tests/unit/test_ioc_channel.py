@@ -57,6 +57,18 @@ def test_a_state_is_taken_by_name(text: str):
         field.client_put(string("Ajar"), ChannelType.STRING)
 
 
+def test_what_is_no_value_is_refused_in_words():
+    field = Long(value=0)
+    with pytest.raises(PutRefusedError, match="can't take nan: expected a whole number, -2147483"):
+        field.client_put(np.array([math.nan]), ChannelType.DOUBLE)
+    with pytest.raises(PutRefusedError, match="can't take an empty array: expected a finite"):
+        Double(value=0.0).client_put(np.array([], dtype=">f8"), ChannelType.DOUBLE)
+    with pytest.raises(PutRefusedError, match="can't take inf: expected one of Close, Open"):
+        Enum(value=0, enum_strings=("Close", "Open")).client_put(
+            np.array([math.inf]), ChannelType.DOUBLE
+        )
+
+
 def test_a_read_only_field_says_so():
     field = Double(value=1.0, read_only=True)
     assert field.check_access(None, None) == AccessRights.READ

@@ -1,0 +1,141 @@
+"""What the area detector refuses, holds back, and says about it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+from ioc_stack import Stack, running
+
+from beamline.core.epics import client_environment
+from beamline.core.processes import free_port
+
+pytestmark = pytest.mark.system
+
+SETUP = """
+def aput(name, value, timeout=20):
+    return put("AD1:" + name, value, timeout)
+def aget(name, **options):
+    return get("AD1:" + name, use_monitor=False, **options)
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+aput("cam1:AcquireTime", 0.02)
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+def test_settings_are_taken_during_an_acquisition_and_hold_afterwards(stack: Stack):
+    found = stack.client(
+        SETUP
+        + """
+aput("cam1:AcquireTime", 3.0)
+pv("AD1:cam1:Acquire").put(1, wait=False)
+until(lambda: aget("cam1:Acquire_RBV"))
+start = time.monotonic()
+for name, value in (("AcquireTime", 0.05), ("AcquirePeriod", 0.06), ("SimMode", 1),
+                    ("Sparse", 1), ("Preload", 2)):
+    aput("cam1:" + name, value)
+names = ("AcquireTime", "AcquirePeriod", "SimMode", "Sparse", "Preload")
+tell(took=time.monotonic() - start, acquiring=aget("cam1:Acquire_RBV"),
+     shown=[aget(f"cam1:{n}_RBV") for n in names])
+aput("cam1:Acquire", 0)
+aput("cam1:NumImages", 3)
+start = time.monotonic()
+aput("cam1:Acquire", 1)
+tell(second=time.monotonic() - start, kept=[aget(f"cam1:{n}_RBV") for n in names],
+     taken=aget("cam1:NumImagesCounter_RBV"), array=aget("cam1:DataType_RBV", as_string=True))
+for name in ("SimMode", "Sparse", "Preload", "AcquirePeriod"):
+    aput("cam1:" + name, 0)
+"""
+    )
+    settings = [0.05, 0.06, 1, 1, 2]
+    assert found["acquiring"] == 1
+    assert found["shown"] == found["kept"] == settings
+    assert found["second"] < 3.0
+    assert (found["taken"], found["array"]) == (3, "UInt32")
+    assert "BUSY" not in stack.log()
+
+
+def test_refusals_name_the_value_and_what_is_allowed(stack: Stack):
+    stack.client(
+        SETUP
+        + """
+for name, value in (("AcquirePeriod", -1), ("AcquireTime", 5000.0), ("Preload", 5000)):
+    aput("cam1:" + name, value)
+aput("HDF1:FilePath", "/nowhere/at/all")
+aput("HDF1:Capture", 1)
+aput("HDF1:Capture", 0)
+"""
+    )
+    log = stack.log()
+    for sentence in (
+        "AD1:cam1:AcquirePeriod can't be set to -1 s: expected 0 to 1e+06 s.",
+        "AD1:cam1:AcquireTime can't be set to 5000 s: expected 0.0001 to 1000 s.",
+        "AD1:cam1:Preload can't be set to 5000 frames: expected 0 to 1024 frames.",
+        "AD1:HDF1: the directory /nowhere/at/all/ does not exist",
+    ):
+        assert sentence in log
+
+
+@pytest.mark.parametrize("name", ["ünï çødé".encode(), b"l\xe4tin"], ids=["utf8", "latin1"])
+def test_a_path_of_any_bytes_is_read_back_as_it_was_put(stack: Stack, tmp_path: Path, name: bytes):
+    folder = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(folder)).mkdir()
+    found = stack.client(
+        SETUP
+        + f"""
+raw = list({folder!r} + b"/\\0")
+epics.PV(P + "AD1:HDF1:FilePath").put(raw, wait=True)
+tell(same=[int(b) for b in aget("HDF1:FilePath_RBV")][:len(raw) - 1] == raw[:-1],
+     exists=aget("HDF1:FilePathExists_RBV"))
+aput("HDF1:FileName", "frames")
+aput("HDF1:FileNumber", 1)
+aput("HDF1:NumCapture", 0)
+aput("cam1:NumImages", 1)
+aput("HDF1:Capture", 1)
+aput("cam1:Acquire", 1)
+aput("HDF1:Capture", 0)
+tell(status=aget("HDF1:WriteStatus"), message=aget("HDF1:WriteMessage", as_string=True))
+"""
+    )
+    assert found["same"]
+    assert found["exists"] == 1
+    assert (found["status"], found["message"]) == (0, "")
+    with h5py.File(folder + b"/frames_000001.h5") as file:
+        assert file["entry/data/data"].shape[0] == 1
+
+
+def test_a_second_ioc_on_the_same_device_server_says_so(stack: Stack, tmp_path: Path):
+    second = Stack.__new__(Stack)
+    second.__dict__.update(stack.__dict__)
+    second.directory = tmp_path
+    second.port = free_port()
+    second.environment = client_environment(second.port)
+    second.start_ioc()
+    try:
+        found = second.client(
+            SETUP
+            + """
+until(lambda: get("IOC:WRITER_STATE", as_string=True) == "Occupied")
+aput("cam1:Acquire", 1)
+tell(message=aget("HDF1:WriteMessage", as_string=True),
+     severity=pv("AD1:HDF1:WriteMessage").severity,
+     status=aget("cam1:StatusMessage_RBV", as_string=True), acquire=aget("cam1:Acquire_RBV"))
+"""
+        )
+    finally:
+        second.ioc.stop()
+    for text in (found["message"], found["status"], second.log()):
+        assert "another IOC takes the frames of the device server" in text
+        assert "stop that IOC" in text
+    assert (found["severity"], found["acquire"]) == (3, 0)
+    assert second.log().count("HDF1: another IOC") == 1
