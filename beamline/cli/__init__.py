@@ -27,6 +27,7 @@ _COMMANDS = {
     "runs": ("beamline.cli.runs", "List the recorded runs."),
     "show": ("beamline.cli.show", "Show what is recorded of one run."),
     "recover": ("beamline.cli.recover", "Complete runs that were cut off by a crash."),
+    "validate": ("beamline.cli.validate", "Check NeXus, CXI, frame and journal files."),
     "replay": ("beamline.cli.replay", "Write the files of a recorded run again."),
     "callbacks": ("beamline.cli.callbacks", "Run writers and catalogue in a process of their own."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
