@@ -13,11 +13,11 @@ from typing import Any
 
 import h5py
 
-from beamline.core.errors import StorageError
 from beamline.crystallography.cxi import IN_PROGRESS
 from beamline.crystallography.geometry import write_list
 from beamline.documents.replay import replay
 from beamline.recovery._leftovers import lost_with
+from beamline.validation.repair import repair_file
 from callbacks.cxi import CXIWriter
 
 __all__ = ["CXIFiles", "cxi_files", "files_of"]
@@ -59,13 +59,15 @@ class CXIFiles:
         documents: Iterable[tuple[str, Mapping[str, Any]]],
         refused: Callable[[str], object],
     ) -> list[Path]:
-        """Make them again, unless they are all complete; return those that were made.
+        """Make them again, unless they are all complete; return those that were completed.
+
+        Where frames are gone, so that files made again would have fewer events, those that were
+        cut off are repaired instead.
 
         Raises
         ------
         StorageError
-            If a file that was cut off has events that can't be made again (its frames are gone),
-            or there is no space; what was there before is there still.
+            If there is no space; what was there before is there still.
         """
         if self._complete and not self._growing and not _goes_on(self._complete[-1]):
             return []
@@ -88,14 +90,19 @@ class CXIFiles:
             replay(documents, [writer], refused=refused)
             writer.close()
             places = self._places(writer.files)
-            for made, place in zip(writer.files, places, strict=True):
-                for old in (place, _growing(place)):
-                    lost = lost_with(old, made) if old.exists() else []
-                    if lost:
-                        raise StorageError(
-                            f"{old} has what cannot be made again ({' '.join(lost[:3])}): it is "
-                            "left as it is; 'beamline validate --repair' makes a file of it."
-                        )
+            lost = [
+                problem
+                for made, place in zip(writer.files, places, strict=True)
+                for old in (place, _growing(place))
+                if old.exists()
+                for problem in lost_with(old, made)
+            ]
+            if lost or len(writer.files) < len(self.paths):
+                refused(
+                    "the CXI files were completed from what was in them, because they have what "
+                    f"cannot be made again: {' '.join(lost[:3]) or 'frames that are gone.'}"
+                )
+                return [repair_file(path)[0] for path in self._growing]
             self._install(writer.files, places)
         return places
 

@@ -23,6 +23,7 @@ from beamline.recovery._leftovers import (
     take_back,
     written_now,
 )
+from beamline.validation.repair import repair_file
 from callbacks.nexus import NeXusWriter, file_name
 
 __all__ = ["Recovery", "recover", "unknown_leftovers"]
@@ -204,22 +205,33 @@ class _Files:
                 raise
             if lost:
                 self._final.unlink()
-        else:
-            try:
-                lost = lost_with(before, self._final, replaced=10**9) if before else []
-            except StorageError:
                 take_back(self._growing)
-                raise
-        if lost:
-            take_back(self._growing)
-            raise StorageError(
-                f"{self._growing} has what the journal has not ({' '.join(lost[:3])}): it is left "
-                "as it is; 'beamline validate --repair' makes a file of it."
-            )
+                # What was measured counts for more than that file and journal agree.
+                outcome.files.append(repair_file(self._growing)[0])
+                outcome.notes.append(
+                    f"{self._final.name} was completed from what was in it, because it has what "
+                    f"the journal has not: {' '.join(lost[:3])}"
+                )
+                return
+        else:
+            self._compare_finished(before)
         if before:
             before.unlink()
         if before or made:
             outcome.files.append(self._final)
+
+    def _compare_finished(self, before: Path | None) -> None:
+        try:
+            lost = lost_with(before, self._final, replaced=10**9) if before else []
+        except StorageError:
+            take_back(self._growing)
+            raise
+        if lost:
+            take_back(self._growing)
+            raise StorageError(
+                f"{self._growing} has what {self._final.name} has not ({' '.join(lost[:3])}): both "
+                "are left as they are."
+            )
 
     def _complete_cxi(self, journal: Journal, outcome: Recovery) -> None:
         made = self._chunks.complete(self._documents(journal), outcome.notes.append)

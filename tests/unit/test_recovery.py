@@ -20,14 +20,17 @@ from nexus_documents import (
     stills_run,
     xafs_run,
 )
+from test_cxi_writer import feed, frame, frame_file, stills
 
 from beamline.cli import main
+from beamline.crystallography.cxi_check import check_cxi
 from beamline.documents import Journal, JournalError, JournalWriter, read_journal
 from beamline.documents._records import JournalReader
 from beamline.documents.mending import CUT_TAIL, complete_journal
 from beamline.documents.replay import CUT_OFF, completed, replay
 from beamline.nexus.compare import compare_files
 from beamline.recovery import recover, unknown_leftovers
+from callbacks.cxi import CXIWriter
 from callbacks.nexus import NeXusWriter, file_name
 
 
@@ -108,15 +111,15 @@ def test_what_only_the_unfinished_file_has_is_kept(tmp_path: Path):
     with JournalReader(journal) as reader:
         ends = [reader.end for _ in reader]
     journal.write_bytes(journal.read_bytes()[: ends[6] + 5])
-    part = path.with_name(path.name + ".part")
-    content = part.read_bytes()
     (outcome,) = recover(tmp_path)
-    assert outcome.problem is not None
-    assert "5 rows, the file that was cut off has 10" in outcome.problem
-    assert part.read_bytes() == content
-    assert not path.exists()
-    assert not list(path.parent.glob("*.before"))
-    assert Journal(tmp_path / "journal").find(-1).exit_status == "incomplete"
+    assert outcome.problem is None
+    assert "5 rows, the file that was cut off has 10" in " ".join(outcome.notes)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with h5py.File(path) as file:
+        assert len(file["entry/data/i0"]) == 10
+        assert file["entry/exit_status"][()] == b"fail"
+    assert Journal(tmp_path / "journal").find(-1).complete
+    assert recover(tmp_path) == []
 
 
 def test_a_recovery_that_was_cut_off_is_done_again(tmp_path: Path):
@@ -208,6 +211,54 @@ def test_the_same_point_twice_is_no_loss(tmp_path: Path):
     assert outcome.problem is None
     with h5py.File(path) as file:
         assert list(file["entry/data/i0"]) == [1.0, 2.0, 77.0]
+
+
+def test_frames_of_a_run_that_was_cut_off_are_in_cxi_files(tmp_path: Path):
+    frames = frame_file(tmp_path / "frames.h5", [frame(n) for n in range(1, 8)])
+    documents = stills(frames, 7)
+    other = stills(frames, 2, scan_id=8)
+    feed(CXIWriter(tmp_path / "cxi"), other)  # of the same second: it has the first name
+    journal, cxi = JournalWriter(tmp_path / "journal"), CXIWriter(tmp_path / "cxi")
+    for name, doc in documents[:-5]:
+        journal(name, doc)
+        cxi(name, doc)
+    cxi.close()
+    journal.close()
+    taken = (tmp_path / "cxi" / "beamline_20250101_120000_chunk0001.cxi").read_bytes()
+    (growing,) = (tmp_path / "cxi").glob("*.inprogress")
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is None
+    made = growing.with_name(growing.name.removesuffix(".inprogress"))
+    assert made in outcome.files
+    assert check_cxi(made) == []
+    with h5py.File(made) as file:
+        assert list(file["entry_1/event_id"]) == [1, 2, 3, 4, 5]
+        assert file["entry_1/reason"][()].decode() == CUT_OFF
+    assert taken == (tmp_path / "cxi" / "beamline_20250101_120000_chunk0001.cxi").read_bytes()
+    names = sorted(path.name for path in (tmp_path / "cxi").iterdir())
+    assert not [name for name in names if "inprogress" in name or name.startswith(".")]
+    assert made.with_suffix(".lst").read_text() == f"{made}\n"
+    assert recover(tmp_path) == []
+
+
+def test_a_cxi_file_whose_frames_are_gone_is_kept(tmp_path: Path):
+    frames = frame_file(tmp_path / "frames.h5", [frame(n) for n in range(1, 8)])
+    journal, cxi = JournalWriter(tmp_path / "journal"), CXIWriter(tmp_path / "cxi")
+    for name, doc in stills(frames, 7)[:-1]:
+        journal(name, doc)
+        cxi(name, doc)
+    cxi.close()
+    journal.close()
+    frames.unlink()
+    (growing,) = (tmp_path / "cxi").glob("*.inprogress")
+    (outcome,) = recover(tmp_path)
+    assert outcome.problem is None
+    assert any("cannot be made again" in note for note in outcome.notes)
+    made = growing.with_name(growing.name.removesuffix(".inprogress"))
+    assert check_cxi(made) == []
+    with h5py.File(made) as file:
+        assert list(file["entry_1/event_id"]) == [1, 2, 3, 4, 5, 6, 7]
+    assert recover(tmp_path) == []
 
 
 # --- the journal ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from nexus_documents import feed, line_run, stills_run, xafs_run
+from test_cxi_writer import frame, frame_file, stills
 
 from beamline.cli import main
 from beamline.core.errors import FileFormatError, StorageError
@@ -24,6 +25,7 @@ from beamline.validation.journal import document_problems
 from beamline.validation.nexus import plot_problems
 from beamline.validation.repair import REASON, repair_file
 from beamline.validation.superblock import clear_flags, flags, lookup3, read_superblock
+from callbacks.cxi import CXIWriter
 from callbacks.nexus import NeXusWriter
 
 
@@ -121,25 +123,20 @@ def test_what_is_damaged_is_one_sentence_and_stays(tmp_path: Path, what: str):
 # --- NeXus ----------------------------------------------------------------------------------------
 
 
-def test_a_good_file_passes(tmp_path: Path):
-    path = nexus(tmp_path / "a", xafs_run())
-    code, said = beamline("validate", path)
-    assert code == 0, said
-    for words in ("a valid NXxas by the official", "a valid NXxas by the community",
-                  "NXxas_trans by the community", "has a default plot"):  # fmt: skip
-        assert words in said
-    assert "✗" not in said
-
-
-def test_a_file_without_a_required_field_fails(tmp_path: Path):
-    path = nexus(tmp_path / "a", xafs_run())
-    with h5py.File(path, "r+") as file:
+def test_a_good_file_passes_and_one_without_a_required_field_fails(tmp_path: Path):
+    good, bad = nexus(tmp_path / "a", xafs_run()), nexus(tmp_path / "b", xafs_run())
+    with h5py.File(bad, "r+") as file:
         del file["entry/instrument/source/probe"]
         del file["entry/end_time"]
-    code, said = beamline("validate", path)
+    code, said = beamline("validate", good, bad)
     assert code == 1
-    assert "probe" in said
-    assert "has no end_time" in said
+    of_good, _, of_bad = said.partition(str(bad))
+    for words in ("a valid NXxas by the official", "a valid NXxas by the community",
+                  "NXxas_trans by the community", "has a default plot"):  # fmt: skip
+        assert words in of_good
+    assert "✗" not in of_good
+    assert "probe" in of_bad
+    assert "has no end_time" in of_bad
 
 
 def test_without_the_validators_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -217,10 +214,32 @@ def test_repair_destroys_nothing(tmp_path: Path):
     writer.close()
 
 
+# --- CXI -----------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_cxi_file_becomes_a_labelled_one(tmp_path: Path):
+    frames = frame_file(tmp_path / "frames.h5", [frame(n) for n in range(1, 8)])
+    writer = CXIWriter(tmp_path / "a")
+    feed(writer, stills(frames, 7)[:-1])
+    writer.close()
+    (growing,) = (tmp_path / "a").glob("*.inprogress")
+    code, said = beamline("validate", growing)
+    assert code == 1
+    assert "its writer was killed" in said
+    with h5py.File(growing, "r+") as file:
+        file["entry_1/event_id"].resize(5, axis=0)
+    code, said = beamline("validate", "--repair", growing)
+    assert code == 0, said
+    with h5py.File(growing.with_name(growing.name.removesuffix(".inprogress"))) as file:
+        assert file["entry_1/exit_status"][()] == b"fail"
+        assert len(file["LCLS/photon_energy_eV"]) == 5
+    assert not growing.exists()
+
+
 # --- frames ---------------------------------------------------------------------------------------
 
 
-def frame_file(path: Path, *, rows: int = 5, complete: int = 1) -> Path:
+def detector_file(path: Path, *, rows: int = 5, complete: int = 1) -> Path:
     with h5py.File(path, "w") as file:
         file.attrs["complete"] = complete
         data = file.create_dataset(
@@ -235,7 +254,7 @@ def frame_file(path: Path, *, rows: int = 5, complete: int = 1) -> Path:
 
 
 def test_frame_files(tmp_path: Path):
-    path = frame_file(tmp_path / "f.h5")
+    path = detector_file(tmp_path / "f.h5")
     assert kind_of(path) == "frames"
     assert check_file(path).passed
     with h5py.File(path, "r+") as file:
@@ -249,7 +268,7 @@ def test_frame_files(tmp_path: Path):
     with h5py.File(path) as file:
         assert len(file["entry/data/data"]) == 3
         assert file.attrs["complete"] == 0
-    holes = frame_file(tmp_path / "holes.h5", rows=3)
+    holes = detector_file(tmp_path / "holes.h5", rows=3)
     said = " ".join(line for good, line in check_file(holes).lines if not good)
     assert "2 of 5 chunks" in said
 
