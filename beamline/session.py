@@ -42,6 +42,7 @@ __all__ = [
     "connect_beamline",
     "make_run_engine",
     "open_session",
+    "pause",
     "simulated_beamline",
 ]
 
@@ -182,7 +183,7 @@ class Session:
                 **options,
             )
             if self.publisher is not None:
-                self.publisher.on_pause = partial(_pause, self.RE)
+                self.publisher.on_pause = partial(pause, self.RE)
             if simulation is not None:
                 self.RE.md["simulated"] = True
             else:
@@ -237,8 +238,8 @@ def _publisher(settings: Settings) -> DocumentPublisher | None:
     return DocumentPublisher(settings.data_dir, settings.callbacks_address)
 
 
-def _pause(run_engine: RunEngine, reason: str) -> None:
-    """Let a plan pause at its next checkpoint."""
+def pause(run_engine: RunEngine, reason: str) -> None:
+    """Let a plan pause at its next checkpoint, and say why; for any thread but the plan's."""
     run_engine.request_pause(defer=True)
     print(f"The plan pauses: {reason} RE.resume() goes on, RE.abort() ends it.")  # noqa: T201
 

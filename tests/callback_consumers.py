@@ -1,4 +1,4 @@
-"""Consumers for the tests of the callback server, and a bare subscriber as a program."""
+"""Consumers for the tests of the callback server, and bare subscribers as a program."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 from typing import Any
 
 
-def _append(run: str, name: str, doc: Any) -> None:
-    with open(os.environ["RECORD_TO"], "a", encoding="utf-8") as stream:  # noqa: PTH123
+def _append(path: str, run: str, name: str, doc: Any) -> None:
+    with open(path, "a", encoding="utf-8") as stream:  # noqa: PTH123
         stream.write(json.dumps([run, name, doc.get("seq_num", 0)]) + "\n")
 
 
 def record(start):
     """Write a line for each document."""
-    return [lambda name, doc: _append(start["uid"], name, doc)]
+    path = os.environ["RECORD_TO"]
+    return [lambda name, doc: _append(path, start["uid"], name, doc)]
 
 
 def refuse(start):
@@ -28,19 +29,21 @@ def refuse(start):
     return [consumer]
 
 
-def main(address: str, count: int) -> None:
-    """Take so many documents of a publisher, and end."""
+def main(address: str, count: int, *records: str) -> None:
+    """Take so many documents of a publisher, once for each file of records, and end."""
     from beamline.documents.network import DocumentSubscriber
 
-    subscriber = DocumentSubscriber(address)
+    subscribers = {path: DocumentSubscriber(address) for path in records}
+    received = dict.fromkeys(records, 0)
     print("READY", flush=True)
-    received = 0
-    while received < count:
-        for delivery in subscriber.receive(0.2):
-            _append(delivery.run, delivery.name, delivery.doc)
-            received += 1
-    subscriber.close()
+    while min(received.values()) < count:
+        for path, subscriber in subscribers.items():
+            for delivery in subscriber.receive(0.02):
+                _append(path, delivery.run, delivery.name, delivery.doc)
+                received[path] += 1
+    for subscriber in subscribers.values():
+        subscriber.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -165,19 +165,17 @@ def test_late_subscribers_get_all_of_a_run_that_is_going_on(source, tmp_path):
         source.send(name, doc)
     children = []
     try:
-        for number in range(20):
+        for number in range(5):
+            records = [str(tmp_path / f"late{number * 4 + index}.rows") for index in range(4)]
             children.append(
                 Child(
-                    f"subscriber {number}",
-                    [sys.executable, str(script), source.address, str(len(documents))],
+                    f"subscribers {number}",
+                    [sys.executable, str(script), source.address, str(len(documents)), *records],
                     log=tmp_path / f"late{number}.log",
-                    env={
-                        "PYTHONPATH": PYTHON_PATH,
-                        "RECORD_TO": str(tmp_path / f"late{number}.rows"),
-                    },
+                    env={"PYTHONPATH": PYTHON_PATH},
                 )
             )
-            for name, doc in documents[300 + number * 10 : 310 + number * 10]:
+            for name, doc in documents[300 + number * 40 : 340 + number * 40]:
                 source.send(name, doc)
         for name, doc in documents[500:]:
             source.send(name, doc)
@@ -296,3 +294,31 @@ def test_the_publisher_is_started_again_and_nothing_is_missing(source):
         got += [(x.name, x.doc) for x in subscriber.receive(0.1)]
     subscriber.close()
     assert got == documents
+
+
+@pytest.mark.parametrize("policy", ["stop", "pause"])
+def test_a_plan_fails_or_pauses_with_the_sentence_of_the_consumer(source, serve, policy):
+    from bluesky import RunEngine, plans
+    from bluesky.utils import RunEngineInterrupted
+    from ophyd.sim import det
+
+    from beamline.documents.consumers import ConsumerError
+    from beamline.session import pause
+
+    serve(f"callback_consumers:refuse={policy}")
+    stops = []
+    run_engine = RunEngine({}, context_managers=[])
+    run_engine.subscribe(source.send)
+    run_engine.subscribe(lambda name, doc: stops.append(doc), "stop")
+    source.publisher.on_pause = partial(pause, run_engine)
+    plan = plans.count([det], num=400, delay=0.02)
+    if policy == "stop":
+        with pytest.raises(ConsumerError, match="RuntimeError: I do not take event 10"):
+            run_engine(plan)
+        assert stops[0]["exit_status"] == "fail"
+        assert "I do not take event 10" in stops[0]["reason"]
+    else:
+        with pytest.raises(RunEngineInterrupted):
+            run_engine(plan)
+        assert run_engine.state == "paused"
+        run_engine.abort("seen")
