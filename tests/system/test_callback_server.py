@@ -24,7 +24,7 @@ from callbacks.nexus import NeXusWriter
 PYTHON_PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
-def until(true: Callable[[], object], seconds: float = 20.0, what: str = "it") -> None:
+def until(true: Callable[[], object], seconds: float = 40.0, what: str = "it") -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"

@@ -49,6 +49,31 @@ def test_one_line_gives_a_beamline(tmp_path: Path):
     assert "sample_x" in done.stdout  # the live table
 
 
+def test_a_session_publishes_its_documents(tmp_path: Path):
+    done = script(
+        """
+        from beamline.documents.network import DocumentSubscriber
+
+        settings = settings.model_copy(update={"callbacks_address": "127.0.0.1:0"})
+        with simulated_beamline(settings, live_table=False, progress=False) as session:
+            emitted, received = [], []
+            session.RE.subscribe(lambda name, doc: emitted.append((name, doc["uid"])))
+            subscriber = DocumentSubscriber(session.publisher.address)
+            bl = session.beamline
+            session.RE(session.plans.linear_scan([bl.counters], bl.sample.x, 0, 1, 3))
+            for _ in range(100):
+                received += [(item.name, item.doc["uid"]) for item in subscriber.receive(0.1)]
+                if len(received) == len(emitted):
+                    break
+            subscriber.close()
+            print("received", received == emitted, len(received) > 6)
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "received True True" in done.stdout
+
+
 def test_scan_numbers_go_on_after_a_restart(tmp_path: Path):
     code = """
         with simulated_beamline(settings, live_table=False, progress=False) as session:
