@@ -180,6 +180,9 @@ void detector_event(struct detector *detector, struct sim *sim)
     gate_advance(&detector->gate, sim, sim->now);
     detector->gate.open = false;
     detector->exposed = !detector->dead;
+    /* In lock step what is told, and when, must not depend on how fast frames are drawn. */
+    if (sim->lock_step && detector_is_drawing(detector))
+        detector_await(detector);
     detector_progress(detector, sim);
 }
 
