@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,101 +20,110 @@ SOURCES = sorted((DEVICE_SERVER / "src").glob("*.c"))
 TESTS = sorted((DEVICE_SERVER / "tests").glob("test_*.c"))
 FUZZ = DEVICE_SERVER / "fuzz"
 HARNESS = DEVICE_SERVER / "harness"
-FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]
-SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+BUILD = DEVICE_SERVER.parents[1] / "build-device-server"
 # Statistics over many frames: minutes under a sanitizer would buy little, meson runs them so.
-PLAIN = {"test_saxs", "test_speckle", "test_stills"}
-FUZZ_TARGETS = {"protocol": ["-Wl,--wrap=clock_real,--wrap=clock_unix"], "files": []}
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="replaces calls as Linux's linker can")
+PLAIN = {"test_speckle", "test_stills"}
+FUZZ_SECONDS = 3
 
 CC = shlex.split(os.environ.get("CC", "cc"))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="replaces calls as Linux's linker can")
+pytestmark = pytest.mark.timeout(600)  # the first test waits for the compiler
 
 
-def compile_(arguments: list[str]) -> None:
-    done = subprocess.run([*CC, *FLAGS, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def arguments(program: str) -> list[str]:
+    name = program.removeprefix("fuzz_")
+    if name != program:
+        return [str(FUZZ_SECONDS), *sorted(map(str, (FUZZ / "corpus" / name).iterdir()))]
+    return ["8"] if program == "libc_failures" else []
 
 
-def objects(directory: Path, flags: list[str]) -> list[str]:
-    directory.mkdir()
-    sources = [source for source in SOURCES if source.name != "main.c"]
-    targets = [str(directory / source.with_suffix(".o").name) for source in sources]
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [
-            pool.submit(compile_, [*flags, "-c", str(source), "-o", target])
-            for source, target in zip(sources, targets, strict=True)
-        ]
-        for job in jobs:
-            job.result()
-    return targets
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-class Builder:
-    """The sources compiled with the sanitizers, where the compiler has them, and plain."""
+class Programs:
+    """Test programs made by the Makefile, two of them running at a time.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        probe = root / "probe.c"
+    Parameters
+    ----------
+    names : list of str
+        The programs that the selected tests want.
+    scratch : Path
+        Directory for the probe of the compiler.
+    """
+
+    def __init__(self, names: list[str], scratch: Path) -> None:
+        probe = scratch / "probe.c"
         probe.write_text("int main(void) { return 0; }\n")
-        works = subprocess.run(
-            [*CC, *SANITIZERS, str(probe), "-o", str(root / "probe")], capture_output=True
-        )
-        self.checked = SANITIZERS if works.returncode == 0 else ["-O1"]
-        self.plain = ["-O2"]
-        self._objects: dict[str, list[str]] = {}
+        command = [*CC, "-fsanitize=address,undefined", str(probe), "-o", str(scratch / "probe")]
+        checked = subprocess.run(command, capture_output=True).returncode == 0
+        paths = {
+            name: Path(
+                "address" if checked and name not in {*PLAIN, "allocations"} else "debug", name
+            )
+            for name in names
+        }
+        BUILD.mkdir(exist_ok=True)
+        with (BUILD / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another test run may compile the same
+            done = subprocess.run(
+                ["make", "-s", "-j2", f"CC={shlex.join(CC)}", f"BUILD={BUILD}"]
+                + [str(BUILD / path) for path in paths.values()],
+                cwd=DEVICE_SERVER, capture_output=True, text=True,
+            )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        self.pool = ThreadPoolExecutor(2)
+        self.runs = {
+            name: self.pool.submit(run, [str(BUILD / path), *arguments(name)])
+            for name, path in paths.items()
+        }
 
-    def link(
-        self, name: str, flags: list[str], sources: list[Path], *options: str, program: bool = False
-    ) -> Path:
-        """Link test sources with the server's, its ``main`` as ``beamline_main`` on demand."""
-        kind = "plain" if flags is self.plain else "checked"
-        if kind not in self._objects:
-            self._objects[kind] = objects(self.root / kind, flags)
-        linked = [*map(str, sources), *self._objects[kind]]
-        if program:
-            main = self.root / f"{kind}_main.o"
-            source = str(DEVICE_SERVER / "src" / "main.c")
-            compile_([*flags, "-Dmain=beamline_main", "-c", source, "-o", str(main)])
-            linked.append(str(main))
-        compile_([*flags, *options, *linked, "-o", str(self.root / name), "-lm"])
-        return self.root / name
+    def output(self, name: str) -> str:
+        """Return what a program printed; assert that it ended well."""
+        done = self.runs[name].result()
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    if shutil.which(CC[0]) is None:
-        pytest.skip(f"no C compiler {CC[0]!r} on PATH")
-    return Builder(tmp_path_factory.mktemp("c"))
-
-
-def run(program: Path, *arguments: str) -> str:
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    return done.stdout
+def programs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Programs]:
+    for tool in (CC[0], "make"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool!r} on PATH")
+    selected = [item for item in request.session.items if item.path == request.path]
+    names = [item.callspec.params["name"] for item in selected if hasattr(item, "callspec")]
+    made = Programs(names, tmp_path_factory.mktemp("c"))
+    yield made
+    made.pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", [test.stem for test in TESTS])
-def test_c_unit(builder: Builder, name: str) -> None:
-    flags = builder.plain if name in PLAIN else builder.checked
-    run(builder.link(name, flags, [DEVICE_SERVER / "tests" / f"{name}.c"]))
+def test_c_unit(programs: Programs, name: str) -> None:
+    programs.output(name)
 
 
 @linux
-def test_failing_libc_calls_end_in_one_sentence_or_are_survived(builder: Builder) -> None:
+@pytest.mark.parametrize("name", ["libc_failures"])
+def test_failing_libc_calls_end_in_one_sentence_or_are_survived(
+    programs: Programs, name: str
+) -> None:
     """Every eighth call here; ``make quality`` fails all of them."""
-    sources = [HARNESS / "libc_failures.c", HARNESS / "session.c"]
-    wrap = f"@{HARNESS / 'libc_calls.opt'}"
-    program = builder.link("libc_failures", builder.checked, sources, wrap, program=True)
-    failures = re.findall(r"(\d+) failures injected", run(program, "8"))
+    failures = re.findall(r"(\d+) failures injected", programs.output(name))
     assert [int(number) > 5 for number in failures] == [True, True]
 
 
 @linux
-def test_serving_allocates_nothing(builder: Builder) -> None:
-    sources = [HARNESS / "allocations.c", HARNESS / "session.c"]
-    program = builder.link("allocations", builder.plain, sources, program=True)
-    assert ", 0 in 20 sessions" in run(program)
+@pytest.mark.parametrize("name", ["allocations"])
+def test_serving_allocates_nothing(programs: Programs, name: str) -> None:
+    assert ", 0 in 20 sessions" in programs.output(name)
+
+
+@linux
+@pytest.mark.parametrize("name", ["fuzz_protocol", "fuzz_files"])
+def test_corpus_and_its_mutations(programs: Programs, name: str) -> None:
+    assert int(programs.output(name).split()[0]) > len(arguments(name))
 
 
 def test_every_libc_call_of_the_harness_is_wrapped() -> None:
@@ -121,15 +132,6 @@ def test_every_libc_call_of_the_harness_is_wrapped() -> None:
     assert len(table) > 25
     options = (HARNESS / "libc_calls.opt").read_text().split()
     assert options == [f"-Wl,--wrap={name}" for name in table]
-
-
-@linux
-@pytest.mark.parametrize("name", FUZZ_TARGETS)
-def test_corpus_and_its_mutations(builder: Builder, name: str) -> None:
-    sources = [FUZZ / f"fuzz_{name}.c", FUZZ / "driver.c"]
-    program = builder.link(f"fuzz_{name}", builder.checked, sources, *FUZZ_TARGETS[name])
-    corpus = sorted(map(str, (FUZZ / "corpus" / name).iterdir()))
-    assert int(run(program, "3", *corpus).split()[0]) > len(corpus)
 
 
 def test_meson_knows_every_source_and_test() -> None:

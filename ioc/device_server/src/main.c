@@ -46,8 +46,8 @@ static void on_signal(int number)
 {
     int saved = errno;
     (void)number;
-    if (write(stop_pipe[1], "", 1) < 0)
-        errno = 0; /* the pipe is full: a stop is already on its way */
+    while (write(stop_pipe[1], "", 1) < 0 && errno == EINTR)
+        ; /* a full pipe: a stop is already on its way */
     errno = saved;
 }
 
