@@ -1,16 +1,25 @@
-/* The files that the server reads. The first byte chooses: 's' a sample table, anything else a
- * configuration. */
+/* The files that the server reads. The first byte chooses: 's' a sample table and, behind a NUL, its
+ * map, whatever its name; anything else a configuration. No other file is opened (-Wl,--wrap). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "../src/config.h"
 #include "../src/sample.h"
 
+struct file {
+    const uint8_t *bytes;
+    size_t size;
+};
+
+static const char path[] = "a file";
+static struct file file, map;
+static bool reading;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+FILE *__real_fopen(const char *name, const char *mode);
+FILE *__wrap_fopen(const char *name, const char *mode);
 
 static void must(bool good, const char *what)
 {
@@ -26,7 +35,22 @@ static bool is_sentence(const char *message)
     return length > 1 && length < MESSAGE_MAX - 1 && message[length - 1] == '.';
 }
 
-static void read_sample(const char *path)
+static bool is_fraction(double value)
+{
+    return value >= -1e-9 && value <= 1.0 + 1e-9;
+}
+
+static void look_through(const struct sample_map *map, double fwhm, double mut)
+{
+    for (double x = -300.0; x <= 300.0; x += 150.0) {
+        struct map_view view = {x, -x / 2, fwhm, 3 * fwhm, 200.0, 400.0};
+        struct passage passage = sample_map_pass(map, &view, mut);
+        must(is_fraction(passage.onward) && is_fraction(passage.absorbed)
+                 && is_fraction(passage.scattered), "a beam behind a map is no fraction of it");
+    }
+}
+
+static void read_sample(void)
 {
     char message[MESSAGE_MAX] = "";
     struct sample sample;
@@ -39,10 +63,13 @@ static void read_sample(const char *path)
         struct sample_row row = sample_absorption(&sample, energy);
         must(isfinite(row.total) && row.total >= 0.0, "an accepted table has no absorption");
     }
+    for (double fwhm = 0.1; sample.map.file != NULL && fwhm < 1e6; fwhm *= 7)
+        for (double mut = 0.0; mut < 100.0; mut += 33.0)
+            look_through(&sample.map, fwhm, mut);
     sample_free(&sample);
 }
 
-static void read_config(const char *path)
+static void read_config(void)
 {
     char message[MESSAGE_MAX] = "";
     struct config config;
@@ -53,20 +80,24 @@ static void read_config(const char *path)
         config_check(&config);
 }
 
+FILE *__wrap_fopen(const char *name, const char *mode)
+{
+    if (!reading)
+        return __real_fopen(name, mode);
+    const struct file *opened = strcmp(name, path) == 0 ? &file : &map;
+    return fmemopen((void *)(uintptr_t)opened->bytes, opened->size, "r");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static char path[64];
-    static int descriptor = -1;
-    if (descriptor < 0) {
-        descriptor = memfd_create("fuzz", MFD_CLOEXEC);
-        must(descriptor >= 0, "no file in memory");
-        snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-    }
     if (size == 0)
         return 0;
-    must(ftruncate(descriptor, 0) == 0
-             && pwrite(descriptor, data + 1, size - 1, 0) == (ssize_t)(size - 1),
-         "cannot write the file");
-    (data[0] == 's' ? read_sample : read_config)(path);
+    const uint8_t *text = data + 1, *end = data + size;
+    const uint8_t *nul = data[0] == 's' ? memchr(text, '\0', size - 1) : NULL;
+    file = (struct file){text, (size_t)((nul == NULL ? end : nul) - text)};
+    map = nul == NULL ? (struct file){end, 0} : (struct file){nul + 1, (size_t)(end - nul - 1)};
+    reading = true;
+    (data[0] == 's' ? read_sample : read_config)();
+    reading = false;
     return 0;
 }

@@ -2,7 +2,8 @@
  *
  * Text goes to the present client's socket. Bytes 1 to 7 act instead: time passes (1 ms, 0.1 s, 10 s),
  * the other client's turn, the client reads, closes abruptly and comes back, closes its sending
- * side. Byte 8 at the beginning takes time away: the simulation is in lock step. Clocks are replaced (-Wl,--wrap), so that the same input gives the same run. */
+ * side. Byte 8 at the beginning takes time away: the simulation is in lock step. Clocks are replaced
+ * (-Wl,--wrap), so that the same input gives the same run. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,9 +62,16 @@ static void prepare(void)
     must(config_load(&config, path, message), message);
     unlink(path);
     must(config_check(&config) == NULL, "the configuration cannot be simulated");
-    path = write_table(copper);
-    must(sim_init(&fresh, &config, "BL02:", 1, &path, 1, message), message);
-    unlink(path);
+    char tables[2][64], map[64], text[256];
+    snprintf(map, sizeof map, "%s", write_table("P2 3 2 9\n0 1 2\n3 4 9\n"));
+    snprintf(text, sizeof text, "# name: grains\n# map: %s\n8000 1 0 0\n10000 2 1 1\n", map);
+    snprintf(tables[0], sizeof tables[0], "%s", write_table(copper));
+    snprintf(tables[1], sizeof tables[1], "%s", write_table(text));
+    const char *const paths[] = {tables[0], tables[1]};
+    must(sim_init(&fresh, &config, "BL02:", 1, paths, 2, message), message);
+    unlink(tables[0]);
+    unlink(tables[1]);
+    unlink(map);
     must(pipe(stop_pipe) == 0, "no pipe");
     prepared = true;
 }
