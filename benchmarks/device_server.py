@@ -14,6 +14,7 @@ from pathlib import Path
 from ioc.simulator import start_device_server
 
 SECONDS = 3.0
+LINE = "GET:BL02:MONO:ENERGY"
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -49,11 +50,12 @@ def main() -> None:
             ports = {"echo": int(echo.stdout.readline()), "server": int(server.info["port"])}
             for clients in (1, 10, 100):
                 for name, port in ports.items():
-                    print(name, measure(program, port, clients, "GET:BL02:MONO:ENERGY"))
+                    print(name, measure(program, port, clients, LINE))
+            print("quiet", measure(program, ports["server"], 10, LINE))
             stop = threading.Event()
             hostile = threading.Thread(target=harass, args=(ports["server"], stop))
             hostile.start()
-            print("beside hostile clients", measure(program, ports["server"], 10, "PING"))
+            print("beside hostile clients", measure(program, ports["server"], 10, LINE))
             stop.set()
             hostile.join()
         echo.terminate()
