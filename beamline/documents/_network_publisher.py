@@ -46,7 +46,8 @@ _log = logging.getLogger(__name__)
 
 _WINDOW_BYTES = 32 * 2**20
 _BEAT = 0.25  # seconds
-_LOOK, _LOOK_IDLE, _LOOK_ALL = 0.005, 0.05, 2.0
+# Seconds between two looks: while a run is open, while none is, and for new or old days.
+_LOOK, _LOOK_IDLE, _LOOK_ALL = 0.005, 0.05, 10.0
 _RECENT = 60.0  # seconds that a run that has ended is still announced
 _RECENT_DAYS = 3
 _DRAIN = 10.0  # seconds
@@ -146,6 +147,8 @@ class Publisher:
         self._clients: dict[bytes, _Client] = {}
         self._looked = self._looked_at_all = self._beaten = 0.0
         self._first_look = True
+        self._days: list[Path] = []
+        self._days_changed = -1
         self._handlers: dict[str, Callable[[bytes, _Client, dict[str, Any]], None]] = {
             "hello": self._hello,
             "follow": self._follow,
@@ -200,14 +203,17 @@ class Publisher:
     def _look(self, now: float) -> None:
         """Notice new files, and what was added to those that are open."""
         self._looked = now
-        days = self._journal.days()
-        if now - self._looked_at_all < _LOOK_ALL:
-            days = [d for i, d in enumerate(days) if i < _RECENT_DAYS or d.name == "undated"]
-        else:
+        days = self._days
+        changed = _changed(self._journal.directory)
+        if changed != self._days_changed or now - self._looked_at_all >= _LOOK_ALL:
             self._looked_at_all = now
+            self._days_changed = changed
+            days = self._journal.days()
+            dated = [day for day in days if day.name != "undated"]
+            self._days = [*dated[:_RECENT_DAYS], *(day for day in days if day.name == "undated")]
         news = False
         for day in days:
-            news |= self._look_at_day(day, recent=day in days[:_RECENT_DAYS])
+            news |= self._look_at_day(day, recent=day in self._days)
         self._first_look = False
         for tail in self._tails.values():
             tail.grow()
@@ -220,10 +226,7 @@ class Publisher:
                 del self._tails[uid]
 
     def _look_at_day(self, day: Path, *, recent: bool) -> bool:
-        try:
-            changed = day.stat().st_mtime_ns
-        except OSError:
-            return False
+        changed = _changed(day)
         before = self._seen.get(day)
         if before is not None and before[0] == changed:
             return False
@@ -233,11 +236,9 @@ class Publisher:
         else:
             new = names if recent or not self._first_look else frozenset()
         opened = {name for name in new if self._open_new(day / name)}
-        # A file without a whole start document yet is looked at again; so is a folder that has
-        # changed just now, because its time is too coarse to show another change.
+        # A file without a whole start document yet is looked at again.
         retry = {n for n in new - opened if day / n not in self._bad}
-        settled = not retry and time.time_ns() - changed > _COARSE
-        self._seen[day] = (changed if settled else -1, names - retry)
+        self._seen[day] = (-2 if retry else changed, names - retry)
         return bool(opened)
 
     def _open_new(self, path: Path) -> bool:
@@ -404,6 +405,19 @@ class Publisher:
         client.session = True
         client.name = "the session"
         self._send(identity, message("noted", {"id": "session"}))
+
+
+def _changed(folder: Path) -> int:
+    """Return when a folder was changed, ns; never twice the same if it was just now.
+
+    Its time is too coarse to show another change that follows at once.
+    """
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return -1
+    now = time.time_ns()
+    return changed if now - changed > _COARSE else now
 
 
 def _line(tail: JournalTail) -> list[Any]:

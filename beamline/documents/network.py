@@ -26,7 +26,7 @@ from beamline.core.errors import BeamlineError, ProcessError
 from beamline.core.processes import Child
 from beamline.documents._network_publisher import Publisher
 from beamline.documents._network_subscriber import Delivery, DocumentSubscriber, NetworkCounts
-from beamline.documents._network_wire import CUT, checked_address, message, read_message
+from beamline.documents._network_wire import CUT, WireError, checked_address, message, read_message
 from beamline.documents.consumers import ConsumerError
 from beamline.documents.router import PerRunRouter
 
@@ -155,7 +155,10 @@ class DocumentPublisher:
         try:
             while not self._closing.is_set():
                 if socket.poll(int(_HELLO * 200)):
-                    self._hear(socket.recv_multipart())
+                    try:
+                        self._hear(socket.recv_multipart())
+                    except (WireError, KeyError, TypeError) as error:
+                        _log.warning("a message of the publisher is ignored: %r", error)
                 if self._child.running or self._closing.is_set():
                     continue
                 restarts += 1
