@@ -33,6 +33,7 @@ _log = logging.getLogger("beamline.catalog")
 _POLL = 0.25  # seconds between two looks at the journal
 _RETRY = 20.0  # seconds before a run that was refused is tried again
 _ATTEMPTS = 3
+_RECONNECT = 5.0  # seconds before a server that does not answer is asked again
 
 
 @dataclass
@@ -88,7 +89,7 @@ def _opened_at_last(location: Location) -> Any:
             return open_catalog(location.data_dir, uri=location.uri)
         except UnreachableError as error:
             _log.warning("%s It is tried again.", error)
-            time.sleep(_RETRY)
+            time.sleep(_RECONNECT)
 
 
 def _feed(location: Location, stopping: threading.Event, importing: threading.Event) -> int:
@@ -123,7 +124,7 @@ def _follow(client: Any, location: Location, stopping: threading.Event) -> None:
                 break
             except UnreachableError as error:
                 _log.warning("%s It is tried again.", error)
-                stopping.wait(_RETRY)
+                stopping.wait(_RECONNECT)
                 break
             except FileFormatError as error:
                 _log.warning("%s", error)
