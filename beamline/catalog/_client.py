@@ -6,12 +6,15 @@ import contextlib
 import copy
 import logging
 import os
+import socket
 import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from beamline.catalog._error import CatalogError, UnreachableError
 from beamline.catalog._ledger import catalog_lock
@@ -23,6 +26,7 @@ __all__ = ["open_catalog", "opened", "unreachable"]
 _DATABASE = "catalog.db"
 _TABLES = "tables.db"
 _ARRAYS = "arrays"
+_KNOCK = 5.0  # seconds
 #: What a proxy in front of a server answers while the server is down.
 _GATEWAY = (502, 503, 504)
 
@@ -138,6 +142,7 @@ def _connect(directory: Path, readable_storage: Sequence[str | os.PathLike[str]]
 
 
 def _connect_server(uri: str) -> Any:
+    _knock(uri)
     with _import_quietly():
         from tiled.client import from_uri
 
@@ -146,10 +151,7 @@ def _connect_server(uri: str) -> Any:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             if unreachable(error):
-                raise UnreachableError(
-                    f"the tiled server of the catalogue, {uri}, does not answer: {reason}; check "
-                    "the setting catalog_uri and whether the server runs."
-                ) from None
+                raise _silent(uri, reason) from None
             raise CatalogError(
                 f"the tiled server of the catalogue, {uri}, refuses us: {reason}; check the "
                 "setting catalog_uri and the key in TILED_API_KEY."
@@ -161,6 +163,26 @@ def _connect_server(uri: str) -> Any:
             "version 3.0, in the server's configuration (docs/catalogue.md has one)."
         )
     return client
+
+
+def _knock(uri: str) -> None:
+    """Ask whether somebody listens: tiled's client would try for 45 s and import itself first."""
+    address = urlsplit(uri)
+    host = str(address.hostname)
+    if address.scheme in getproxies() and not proxy_bypass(host):
+        return
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), timeout=_KNOCK).close()
+    except OSError as error:
+        raise _silent(uri, error.strerror or str(error)) from None
+
+
+def _silent(uri: str, reason: str) -> UnreachableError:
+    return UnreachableError(
+        f"the tiled server of the catalogue, {uri}, does not answer: {reason}; check the setting "
+        "catalog_uri and whether the server runs."
+    )
 
 
 def unreachable(error: BaseException) -> bool:

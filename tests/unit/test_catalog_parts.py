@@ -24,6 +24,7 @@ from beamline.catalog._prepare import Preparer
 from beamline.catalog._priority import Recording
 from beamline.catalog._watch import Watch
 from beamline.core.errors import ConfigurationError, MissingError
+from beamline.core.processes import free_port
 from beamline.documents import DocumentError, Journal, JournalWriter
 
 
@@ -383,6 +384,20 @@ def test_addresses_that_are_refused(tmp_path, uri, reason):
         with pytest.raises(CatalogError, match=reason):
             call(tmp_path, uri=uri)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_is_told_at_once(tmp_path):
+    uri = f"http://127.0.0.1:{free_port()}"
+    code = (
+        "import sys; from beamline.catalog import UnreachableError, open_catalog\n"
+        "try: open_catalog(sys.argv[1], uri=sys.argv[2])\n"
+        "except UnreachableError as error: print(error, 'tiled' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), uri], capture_output=True, text=True, check=True
+    )
+    assert f"{uri}, does not answer: Connection refused; check the setting" in out.stdout
+    assert out.stdout.endswith("False\n")
 
 
 def test_each_server_has_its_own_list(tmp_path):
