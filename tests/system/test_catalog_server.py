@@ -42,7 +42,7 @@ def program(name):
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         program("initdb") is None, reason="PostgreSQL is not installed (no initdb found)"
     ),
@@ -107,7 +107,7 @@ class Server:
                 ],
                 env=environment, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             assert self.process.poll() is None, (self.folder / "tiled.log").read_text()
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/api/v1/"):
