@@ -37,7 +37,7 @@ def documents(events: int):
             {
                 "uid": f"{number:032x}", "descriptor": descriptor.descriptor_doc["uid"],
                 "seq_num": number + 1, "time": now + number, "filled": {},
-                "data": {key: number * 1.5 for key in KEYS},
+                "data": dict.fromkeys(KEYS, number * 1.5),
                 "timestamps": dict.fromkeys(KEYS, now + number),
             },
         )
@@ -103,7 +103,7 @@ def main(events: int) -> int:
         lines.write_text("".join(json.dumps(item) + "\n" for item in middle))
 
         def router() -> PerRunRouter:
-            return PerRunRouter([lambda start: [lambda name, doc: None]])
+            return PerRunRouter([lambda _start: [lambda _name, _doc: None]])
 
         replayed = best(lambda: spent(lambda: replay(store.documents(-1), [router()])))
         rows += [
