@@ -269,6 +269,11 @@ class AreaDetector(Device):
         try:
             if open_file is not None:
                 self._close_file()
+        except DetectorError:
+            # The frame that failed has said why already.
+            operation = self._operation
+            if operation is None or not operation.done or operation.exception(0) is None:
+                raise
         finally:
             unstaged: list[object] = super().unstage()
         return unstaged

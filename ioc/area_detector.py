@@ -23,7 +23,7 @@ from ioc.adcore import (
 )
 from ioc.channel import Completion, PutHandler, PutRefusedError, settle
 from ioc.fields import CharArray, Double, Enum, Long, String
-from ioc.file_plugin import FilePlugin
+from ioc.file_plugin import BLINK, HOLD, FilePlugin
 from ioc.frames import DENSE, EVENTS
 from ioc.image_plugin import ImagePlugin
 from ioc.link import Answer, DeviceLink
@@ -66,13 +66,21 @@ _SERVER_NAMES = {
 _SIZES = ("NX", "NY", "PANELS", "SPARSE")
 #: After the last exposure, the writer must have dealt with its frame within this time (s).
 _SAVING_TIMEOUT = 20.0
+#: How long the IOC waits to hear why the writer lost its connection (s).
+_REASON_TIMEOUT = 3.0
+#: The server still draws the last frame of an acquisition that was cut off, or the frame writer is
+#: being started again: ask again after this time (s).
+_PASSING = ("BUSY", "NO_CONSUMER")
+_RETRY = 0.1
 
 
 class AreaDetector:
     """Records of ``cam1``, ``HDF1`` and ``image1``.
 
     A put with completion to Acquire is answered when all frames have been taken and, while a file
-    is open, are in that file.
+    is open, are in that file. It is held while the frame writer is being started. A refused Acquire
+    is 1 for a moment, in alarm, and then 0: stock clients wait for that edge and for nothing else.
+    A file that lacks frames because of it says so when it is closed.
 
     Parameters
     ----------
@@ -102,6 +110,11 @@ class AreaDetector:
         self._settings: dict[str, float] = {}
         self._deferred: dict[str, float] = {}
         self._server_acquires = False
+        self._rose = 0.0
+        self._images = 1
+        self._held: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
         self._server_sizes: dict[str, int] = {"PANELS": 1, "SPARSE": 0}
         self._time_scale = 1.0
         self._exposure_began = 0.0
@@ -242,29 +255,59 @@ class AreaDetector:
     def _put_acquire(self, value: int) -> Completion:
         acquiring = bool(self.cam.get("Acquire_RBV"))
         if not value:
-            if acquiring:
+            if not acquiring:
+                return None
+            completion = self._completion()
+            if self._held is not None or self._retry is not None:
+                self.cam.set("DetectorState_RBV", _IDLE)
+                self._end()
+            else:
                 self._link.send("ACQSTOP", lambda _: None)
-            return self._completion() if acquiring else None
+            return completion
         if acquiring:
             return self._completion()
+        self._rose = time.monotonic()
+        self.cam.set("AcquireBusy", 1)
+        self.cam.set("Acquire", 1)
+        completion = self._completion()
+        files = self.files
+        if self._link.connected and not (files.connected or files.occupied or self._file_problem()):
+            self.cam.set_text("StatusMessage_RBV", "waiting for the frame writer to start")
+            self._held = asyncio.get_running_loop().call_later(HOLD, self._begin)
+        else:
+            self._begin()
+        return completion
+
+    def _file_problem(self) -> str:
+        return self.files.problem if self.files.group.get("EnableCallbacks") else ""
+
+    def _begin(self) -> None:
+        self._release()
         problem = self._obstacle()
         if problem:
             self._fail(problem)
-            raise PutRefusedError(f"{self.cam.prefix}Acquire: {problem}.")
-        self._exposure_began = time.monotonic()
+            return
         mode = _IMAGE_MODES[self.cam.get("ImageMode")]
-        images = {"Single": 1, "Continuous": _CONTINUOUS}.get(mode, self.cam.get("NumImages"))
+        counts = {"Single": 1, "Continuous": _CONTINUOUS}
+        self._images = counts.get(mode, self.cam.get("NumImages"))
         self.cam.clear_alarm()
         self.cam.set("NumImagesCounter_RBV", 0)
         self.cam.set_text("StatusMessage_RBV", "")
         self.cam.set("DetectorState_RBV", _ACQUIRE)
-        self.cam.set("AcquireBusy", 1)
-        self.cam.set("Acquire", 1)
+        self._request()
+
+    def _request(self) -> None:
+        self._release()
+        self._exposure_began = time.monotonic()
         self._accepted = self._ended = self._lost = False
         self._first = self._total
-        completion = self._completion()
-        self._link.send(f"ACQUIRE:{images}", self._answered)
-        return completion
+        self._link.send(f"ACQUIRE:{self._images}", self._answered)
+
+    def _release(self) -> None:
+        for timer in (self._held, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._held = self._retry = None
 
     def _obstacle(self) -> str:
         """Why frames can't be taken now; empty if they can."""
@@ -274,7 +317,7 @@ class AreaDetector:
             return self.files.occupied
         if not self.files.connected:
             return "the frame writer is not connected to the device server"
-        if self.files.problem and self.files.group.get("EnableCallbacks"):
+        if self._file_problem():
             return f"frames would be lost: {self.files.problem}"
         try:
             self.files.prepare()
@@ -289,7 +332,13 @@ class AreaDetector:
 
     def _answered(self, answer: Answer) -> None:
         if isinstance(answer, str):
-            self._accepted = True
+            if self._ending is not None:
+                self._link.send("ACQSTOP", lambda _: None)
+            else:
+                self._accepted = True
+        elif str(answer) in _PASSING and time.monotonic() - self._rose < HOLD:
+            if self.cam.get("Acquire_RBV") and self._ending is None:
+                self._retry = asyncio.get_running_loop().call_later(_RETRY, self._request)
         elif not isinstance(answer, ConnectionLostError):
             self._fail(f"the device server says {answer}")
         elif self.cam.get("Acquire_RBV"):
@@ -301,11 +350,14 @@ class AreaDetector:
             return
         taken = max(0, self.files.last_frame + 1 - self._first)
         self._count(taken)
-        if self.files.problem and self.files.group.get("EnableCallbacks"):
+        if self._file_problem():
             if not self._ended:
                 self._link.send("ACQSTOP", lambda _: None)
             self._fail(self.files.problem)
         elif self._ended and self._lost:
+            # The server may know before the writer's end has come here, which says why.
+            if self.files.connected and time.monotonic() - self._ended_at < _REASON_TIMEOUT:
+                return
             self._fail("the frame writer lost its connection during the acquisition")
         elif self._ended and self._dead:
             self._fail("the detector delivers no frames")
@@ -338,6 +390,8 @@ class AreaDetector:
             self._exposure_began = time.monotonic()
 
     def _fail(self, problem: str) -> None:
+        if self._ending is not None:
+            return
         _log.error("%sAcquire: %s", self.cam.prefix, problem)
         self.cam.set_text("StatusMessage_RBV", problem)
         self.cam.set("DetectorState_RBV", _ERROR)
@@ -346,7 +400,15 @@ class AreaDetector:
         else:
             status = AlarmStatus.WRITE if self._link.connected else AlarmStatus.COMM
             self.cam.alarm(status, AlarmSeverity.INVALID_ALARM)
-        self._end(PutRefusedError(f"{self.cam.prefix}Acquire: {problem}."))
+        self._release()
+        self._accepted = self._ended = False
+        self.files.miss_frames(problem)
+        failure = PutRefusedError(f"{self.cam.prefix}Acquire: {problem}.")
+        left = self._rose + BLINK - time.monotonic()
+        if left > 0:
+            self._ending = asyncio.get_running_loop().call_later(left, self._end, failure)
+        else:
+            self._end(failure)
 
     def _alarm_acquisition(self) -> None:
         """Say that no frames can be had; the settings are as good as ever."""
@@ -356,6 +418,8 @@ class AreaDetector:
             record.set_alarm(AlarmStatus.READ, AlarmSeverity.INVALID_ALARM)
 
     def _end(self, failure: PutRefusedError | None = None) -> None:
+        self._release()
+        self._ending = None
         self._accepted = self._ended = False
         self.cam.set("TimeRemaining_RBV", 0.0)
         self.cam.set("AcquireBusy", 0)
@@ -384,6 +448,8 @@ class AreaDetector:
             self.image.take(details)
         else:
             self.files.writer_event(event, details)
+        if self._held is not None and (self.files.connected or self.files.occupied):
+            self._begin()
         if event == "connected":
             self.image.begin()
         elif event == "frames" and details["received"]:

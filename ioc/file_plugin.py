@@ -27,7 +27,7 @@ from ioc.frames import EVENTS
 from ioc.soft import RecordGroup
 from ioc.writer_process import WriterProcess
 
-__all__ = ["FilePlugin"]
+__all__ = ["BLINK", "HOLD", "FilePlugin"]
 
 _log = logging.getLogger("ioc.file_plugin")
 
@@ -37,6 +37,10 @@ _WRITE_MODES = ("Single", "Capture", "Stream")
 _COMPRESSIONS = ("None", "N-bit", "szip", "zlib", "Blosc", "BSLZ4", "LZ4", "JPEG")
 _AVAILABLE = ("None", "zlib")
 _WRITER_TIMEOUT = 10.0
+#: How long a put waits for a frame writer that is being started (s).
+HOLD = 10.0
+#: How long a refused put shows: longer than clients take between two looks (s).
+BLINK = 0.5
 #: Largest number of frames in one chunk.
 _CHUNK_LIMIT = 1024
 
@@ -44,9 +48,12 @@ _CHUNK_LIMIT = 1024
 class FilePlugin:
     """Records of ``HDF1``, named as ADCore's NDFileHDF5 names them.
 
-    A put with completion to Capture is answered when the file is open, or closed again. Where a
-    file can't be written, WriteStatus and WriteMessage say why, all records of the plugin are in
-    alarm, and `problem` keeps frames from being taken for it until Capture is put again.
+    A put with completion to Capture is answered when the file is open, or closed again. It is held
+    while the frame writer is being started. Where a file can't be written, WriteStatus and
+    WriteMessage say why, all records of the plugin are in alarm, and `problem` keeps frames from
+    being taken for it until Capture, FilePath or EnableCallbacks is put. A refused Capture is 1 for
+    a moment, as in ADCore: stock clients wait for that. WriteStatus keeps telling of a file that
+    lacks frames after Capture has been put to 0, until Capture is put to 1 or FilePath is put.
 
     Parameters
     ----------
@@ -68,7 +75,14 @@ class FilePlugin:
         self.dtype = ""
         self.shape: tuple[int, ...] = (0, 0)
         self._reply: asyncio.Future[None] | None = None
+        self._asked = "Capture"
         self._single_armed = False
+        self._opening = False
+        self._reopened = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._held: asyncio.TimerHandle | None = None
+        self._refusal: tuple[asyncio.TimerHandle, str] | None = None
+        self._lacking = ""
         self._add_records()
 
     def _add_records(self) -> None:
@@ -119,6 +133,7 @@ class FilePlugin:
         self.group.records["FilePath"].set(value)
         self.group.records["FilePath_RBV"].set((raw.rstrip(b"/") + b"/" if raw else b"") + b"\0")
         self.group.set("FilePathExists_RBV", int(bool(raw) and Path(os.fsdecode(raw)).is_dir()))
+        self._forget_problem()
         return None
 
     def _at_least(self, name: str, low: int, high: int = 2**31 - 1) -> PutHandler:
@@ -134,6 +149,9 @@ class FilePlugin:
     def _put_enable(self, value: int) -> Completion:
         self.group.set("EnableCallbacks", value)
         self.writer.command(op="enable", value=value)
+        # A client begins anew; what became of the last file stays to be seen.
+        if not self.group.get("Capture_RBV"):
+            self.problem = ""
         return None
 
     def _put_mode(self, value: int) -> Completion:
@@ -187,33 +205,51 @@ class FilePlugin:
             raise PutRefusedError(f"{self.group.prefix}{name} is still at work on the last put.")
 
     def _put_capture(self, value: int) -> Completion:
+        self._end_refusal()
+        if self._held is not None and not value:
+            self._held.cancel()
+            self._held, self._opening = None, False
+            self._answer("it was put to 0 before the frame writer was there")
         self._check_idle("Capture")
         if value:
             if self.group.get("Capture_RBV"):
                 return None
             return self._start()
-        self._clear_problem()
+        self.problem = ""
         if not self.group.get("Capture_RBV"):
             self.group.set("Capture", 0)
             return None
-        return self._ask("Capture", op="close")
+        return self._ask("Capture", op="close", complete=not self._lacking)
 
     def _start(self) -> Completion:
         self._clear_problem()
+        loop = asyncio.get_running_loop()
+        reply = self._reply = loop.create_future()
+        self._opening, self._reopened = True, False
+        self.group.records["Capture"].set(1)
+        if self.connected or self.occupied:
+            self._open()
+        else:
+            self._held = loop.call_later(HOLD, self._open)
+        return reply
+
+    def _open(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         where = f"{self.group.prefix}Capture: "
-        if self.group.get("FileWriteMode") != _STREAM:
-            raise PutRefusedError(f"{where}expected FileWriteMode Stream, found Single.")
         try:
+            if self.group.get("FileWriteMode") != _STREAM:
+                raise PutRefusedError(f"{where}expected FileWriteMode Stream, found Single.")
             path = self._next_path("Capture")
         except PutRefusedError as error:
             self._fail(str(error).removeprefix(where))
-            raise
+            return
         self.group.set("NumCaptured_RBV", 0)
         self.group.set("DroppedArrays", 0)
         self.group.set("SWMRCbCounter_RBV", 0)
-        self.group.records["Capture"].set(1)
         self._single_armed = False
-        return self._ask(
+        self._ask(
             "Capture",
             op="open",
             path=str(path),
@@ -294,12 +330,16 @@ class FilePlugin:
         return path
 
     def _ask(self, put: str, **command: Any) -> Completion:
+        loop = asyncio.get_running_loop()
+        if self._reply is None or self._reply.done():
+            self._reply = loop.create_future()
+        reply = self._reply
+        self._asked = put
         if not self.writer.command(**command):
             self._fail("the frame writer is not running")
-            raise PutRefusedError(f"{self.group.prefix}{put}: the frame writer is not running.")
-        loop = asyncio.get_running_loop()
-        reply = self._reply = loop.create_future()
+            return reply
         timer = loop.call_later(_WRITER_TIMEOUT, self._fail, "the frame writer does not answer")
+        self._patience = timer
         reply.add_done_callback(lambda _: timer.cancel())
         return reply
 
@@ -315,14 +355,18 @@ class FilePlugin:
             self.ready.set()
             self.writer.command(op="enable", value=group.get("EnableCallbacks"))
             self.restore()
+            if self._held is not None:
+                self._open()
         elif event == "disconnected":
             self.connected = False
         elif event == "refused":
             self._refused(details["reason"])
         elif event == "armed":
+            self._opening = False
             group.set("Capture", 1)
             self._answer()
         elif event == "opened":
+            self._opening = False
             group.set("Capture", 1)
             group.set("SWMRActive_RBV", int(details["swmr"]))
             self._named(details["path"], group.get("FileNumber"))
@@ -334,6 +378,9 @@ class FilePlugin:
             group.set("RunTime", details["seconds"])
             group.set("IOSpeed", 8e-6 * details["nbytes"] / max(details["seconds"], 1e-6))
             group.set("SWMRActive_RBV", 0)
+            if self._lacking and details["path"] and not details["complete"]:
+                self._show_failure(f"{details['path']} is incomplete: {self._lacking}")
+            self._lacking = ""
             group.set("Capture", 0)
             self._answer()
         elif event == "frames":
@@ -342,7 +389,13 @@ class FilePlugin:
             self._fail(details["message"])
         elif event == "died":
             self.connected = False
-            if group.get("Capture") or self._reply is not None:
+            if self._opening and self._held is None and not self._reopened:
+                # It was dead already when it was asked; the next one may do.
+                self._reopened = True
+                if self._patience is not None:
+                    self._patience.cancel()
+                self._held = asyncio.get_running_loop().call_later(HOLD, self._open)
+            elif self._held is None and (group.get("Capture") or self._reply is not None):
                 self._fail(details["message"])
             else:
                 group.set_text("WriteMessage", details["message"])
@@ -377,29 +430,57 @@ class FilePlugin:
         if reply is None or reply.done():
             return
         if problem:
-            reply.set_exception(PutRefusedError(f"{self.group.prefix}Capture: {problem}."))
+            reply.set_exception(PutRefusedError(f"{self.group.prefix}{self._asked}: {problem}."))
             reply.exception()
         else:
             reply.set_result(None)
 
     def _fail(self, problem: str) -> None:
-        _log.error("%s: %s", self.group.prefix.rstrip(":"), problem)
         self.problem = problem.rstrip(".")
+        self.group.set("SWMRActive_RBV", 0)
+        self._show_failure(problem)
+        if self._opening:
+            self._opening = False
+            self.group.set("Capture", 1)
+            timer = asyncio.get_running_loop().call_later(BLINK, self._end_refusal)
+            self._refusal = (timer, self.problem)
+        elif self._refusal is not None:
+            self._end_refusal()
+        else:
+            self.group.set("Capture", 0)
+            self._answer(self.problem)
+
+    def _end_refusal(self) -> None:
+        if self._refusal is None:
+            return
+        (timer, problem), self._refusal = self._refusal, None
+        timer.cancel()
+        self.group.set("Capture", 0)
+        self._answer(problem)
+
+    def _show_failure(self, problem: str) -> None:
+        _log.error("%s: %s", self.group.prefix.rstrip(":"), problem)
         self.group.set("WriteStatus", 1)
         self.group.set_text("WriteMessage", problem)
-        self.group.set("Capture", 0)
-        self.group.set("SWMRActive_RBV", 0)
         self.group.alarm(AlarmStatus.WRITE, AlarmSeverity.INVALID_ALARM)
-        self._answer(self.problem)
+
+    def miss_frames(self, reason: str) -> None:
+        """Take notice that an acquisition failed: a file that is open lacks frames."""
+        if self.group.get("Capture_RBV") and self.group.get("EnableCallbacks"):
+            self._lacking = self._lacking or reason
 
     def _clear_problem(self) -> None:
-        self.problem = ""
+        self.problem = self._lacking = ""
         self.group.set("WriteStatus", 0)
         self.restore()
 
+    def _forget_problem(self) -> None:
+        if not self.group.get("Capture_RBV"):
+            self._clear_problem()
+
     def restore(self) -> None:
         """End the alarm, if frames come and nothing stands against writing them."""
-        if self.connected and not self.problem:
+        if self.connected and not self.group.get("WriteStatus"):
             self.group.set_text("WriteMessage", "")
             self.group.clear_alarm()
 

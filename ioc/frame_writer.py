@@ -88,7 +88,7 @@ class _Writer:
         elif op == "flush":
             recorder.settle()
         elif op == "close":
-            recorder.close()
+            recorder.close(complete=command["complete"])
         elif op == "image":
             self._image_after = command["after"]
             self._show()

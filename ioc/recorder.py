@@ -101,13 +101,13 @@ class Recorder:
             return
         self._tell("written", path=str(path), number=command["number"])
 
-    def close(self) -> None:
-        """Close the file as complete."""
+    def close(self, *, complete: bool) -> None:
+        """Close the file; `complete` says whether all frames that were asked for are in it."""
         if self._waiting:
             self._waiting = False
             self._tell("closed", path="", frames=0, complete=False, seconds=0.0, nbytes=0)
             return
-        self._close(complete=True)
+        self._close(complete=complete)
 
     def end(self) -> None:
         """Close an open file as incomplete, without a word."""

@@ -1,6 +1,7 @@
 """What the area detector refuses, holds back, and says about it."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +127,11 @@ def test_a_second_ioc_on_the_same_device_server_says_so(stack: Stack, tmp_path: 
             SETUP
             + """
 until(lambda: get("IOC:WRITER_STATE", as_string=True) == "Occupied")
+edges = []
+watched = pv("AD1:cam1:Acquire_RBV")
+watched.add_callback(lambda value, **_: edges.append(value))
 aput("cam1:Acquire", 1)
+until(lambda: edges[-2:] == [1, 0])
 tell(message=aget("HDF1:WriteMessage", as_string=True),
      severity=pv("AD1:HDF1:WriteMessage").severity,
      status=aget("cam1:StatusMessage_RBV", as_string=True), acquire=aget("cam1:Acquire_RBV"))
@@ -139,3 +144,91 @@ tell(message=aget("HDF1:WriteMessage", as_string=True),
         assert "stop that IOC" in text
     assert (found["severity"], found["acquire"]) == (3, 0)
     assert second.log().count("HDF1: another IOC") == 1
+
+
+def kill_writer(stack: Stack) -> None:
+    children = Path(f"/proc/{stack.ioc.pid}/task/{stack.ioc.pid}/children").read_text()
+    (pid,) = children.split()
+    os.kill(int(pid), signal.SIGKILL)
+
+
+def test_puts_wait_for_a_frame_writer_that_is_started_again(stack: Stack, tmp_path: Path):
+    client = stack.start_client(
+        SETUP
+        + f"""
+aput("HDF1:FilePath", {str(tmp_path)!r})
+aput("HDF1:FileNumber", 1)
+aput("HDF1:NumCapture", 0)
+aput("cam1:NumImages", 2)
+tell(ready=1)
+sys.stdin.readline()
+aput("HDF1:Capture", 1)
+aput("cam1:Acquire", 1)
+aput("HDF1:Capture", 0)
+tell(captured=aget("HDF1:NumCaptured_RBV"), status=aget("HDF1:WriteStatus"),
+     severity=pv("AD1:cam1:Acquire_RBV").severity)
+"""
+    )
+    with client:
+        assert client.stdout is not None
+        assert "ready" in client.stdout.readline()
+        kill_writer(stack)
+        out, err = client.communicate("\n", timeout=60)
+    assert '"captured": 2, "status": 0, "severity": 0' in out, err
+    (file,) = tmp_path.iterdir()
+    with h5py.File(file) as written:
+        assert written.attrs["complete"] == 1
+
+
+def test_a_file_that_lacks_frames_says_so_when_it_is_closed(stack: Stack, tmp_path: Path):
+    found = stack.client(
+        SETUP
+        + f"""
+aput("HDF1:FilePath", {str(tmp_path)!r})
+aput("HDF1:NumCapture", 0)
+aput("HDF1:Capture", 1)
+aput("cam1:NumImages", 1)
+aput("cam1:Acquire", 1)
+import socket
+with socket.create_connection(("127.0.0.1", {stack.server_port})) as server:
+    def tell_server(line):
+        server.sendall(line + b"\\n")
+        return server.recv(1000)
+    tell_server(b"FAULT:AD1:DEAD")
+    aput("cam1:Acquire", 1)
+    tell_server(b"FAULT:AD1:NONE")
+aput("HDF1:Capture", 0)
+tell(status=aget("HDF1:WriteStatus"), message=aget("HDF1:WriteMessage", as_string=True),
+     name=aget("HDF1:FullFileName_RBV", as_string=True))
+aput("HDF1:FilePath", {str(tmp_path)!r})
+tell(after=aget("HDF1:WriteStatus"))
+"""
+    )
+    assert found["status"] == 1
+    assert "is incomplete: the detector delivers no frames" in found["message"]
+    assert found["after"] == 0
+    with h5py.File(found["name"]) as file:
+        assert file.attrs["complete"] == 0
+        assert file["entry/data/data"].shape[0] == 1
+
+
+def test_a_failed_capture_does_not_outlive_its_client(stack: Stack, tmp_path: Path):
+    found = stack.client(
+        SETUP
+        + """
+aput("HDF1:FilePath", "/nowhere/at/all")
+aput("HDF1:Capture", 1)
+aput("cam1:NumImages", 1)
+aput("cam1:Acquire", 1)
+tell(refused=[pv("AD1:cam1:Acquire_RBV").severity, aget("cam1:NumImagesCounter_RBV")])
+aput("HDF1:EnableCallbacks", 1)
+aput("cam1:Acquire", 1)
+tell(taken=[pv("AD1:cam1:Acquire_RBV").severity, aget("cam1:NumImagesCounter_RBV"),
+            aget("HDF1:WriteStatus")])
+aput("HDF1:FilePath", "/")
+tell(after=[aget("HDF1:WriteStatus"), aget("HDF1:WriteMessage", as_string=True)])
+"""
+    )
+    assert found["refused"][0] == 3
+    assert found["taken"] == [0, 1, 1]  # the last file's fate stays to be seen
+    assert found["after"] == [0, ""]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import bluesky.plans as bp
@@ -164,3 +166,44 @@ def test_the_image_of_a_trigger_is_the_frame_in_the_file(stock, engine, docs):
     assert [number for number, _ in images] == numbers
     for (_, image), frame in zip(images, frames, strict=True):
         np.testing.assert_array_equal(image, frame)
+
+
+def test_a_folder_that_is_not_there_fails_and_does_not_hang(stock, engine, docs, tmp_path):
+    det = stock()
+    det.hdf1.write_path_template = "/proc/nowhere"
+    with pytest.raises(OSError, match="does not exist on IOC"):
+        engine(bp.count([det], 1))
+    det.hdf1.warmup()
+    assert det.cam.acquire.get() == 0
+    det.hdf1.write_path_template = str(tmp_path)
+    engine(bp.count([det], 1))
+    assert docs.stop["exit_status"] == "success"
+
+
+def test_a_frame_writer_that_dies_does_not_hang_the_scan_and_the_file_says_so(
+    stock, engine, docs, simulated
+):
+    det = stock()
+    killed = []
+
+    def kill(name, doc):
+        if name == "event" and doc["seq_num"] == 2:
+            pid = simulated.ioc.pid
+            (writer,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            os.kill(int(writer), signal.SIGKILL)
+            killed.append(writer)
+
+    engine(bp.count([det], 4), kill)
+    assert killed
+    assert det.hdf1.write_status.get() == 1
+    assert "status -9" in det.hdf1.write_message.get()
+    (resource,) = docs.all("resource")
+    with h5py.File(Path(resource["root"]) / resource["resource_path"]) as file:
+        assert file.attrs["complete"] == 0
+    docs.seen.clear()
+    engine(bp.count([det], 2))
+    assert det.hdf1.write_status.get() == 0
+    (resource,) = docs.all("resource")
+    with h5py.File(Path(resource["root"]) / resource["resource_path"]) as file:
+        assert file.attrs["complete"] == 1
+        assert file["/entry/data/data"].shape[0] == 2
