@@ -194,9 +194,9 @@ with socket.create_connection(("127.0.0.1", {stack.server_port})) as server:
     def tell_server(line):
         server.sendall(line + b"\\n")
         return server.recv(1000)
-    tell_server(b"FAULT:AD1:DEAD")
+    tell_server(b"FAULT:BL02:AD1:DEAD")
     aput("cam1:Acquire", 1)
-    tell_server(b"FAULT:AD1:NONE")
+    tell_server(b"FAULT:BL02:AD1:NONE")
 aput("HDF1:Capture", 0)
 tell(status=aget("HDF1:WriteStatus"), message=aget("HDF1:WriteMessage", as_string=True),
      name=aget("HDF1:FullFileName_RBV", as_string=True))
