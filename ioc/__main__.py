@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beamline.core.errors import BeamlineError, ConfigurationError
+from beamline.core.errors import BeamlineError
+from beamline.core.processes import host_and_port
 from ioc.access import LOCAL, AccessControl
-from ioc.autosave import Autosave, saved_fields
+from ioc.autosave import Autosave, ensure_writable, saved_fields
 from ioc.database import Database
 from ioc.pv_table import FORMATS, render
 from ioc.repeater import memory_file, start_repeater
@@ -96,23 +97,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     # Its level is WARNING for things that are normal here, such as clients that go away.
     logging.getLogger("caproto").setLevel(max(logging.ERROR, logging.root.level))
-    host, port = _address(arguments.server)
+    host, port = host_and_port(arguments.server)
     if arguments.list_pvs:
         records = Database(arguments.prefix, host, port).records
         sys.stdout.write(render(records, arguments.prefix, arguments.format))
         return 0
+    if arguments.autosave is not None:
+        ensure_writable(arguments.autosave)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(arguments, host, port))
     return 0
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isdigit() and int(port) < 65536):
-        raise ConfigurationError(
-            f"--server must be HOST:PORT, found {text!r}; for example 127.0.0.1:6064."
-        )
-    return host, int(port)
 
 
 async def _serve(arguments: argparse.Namespace, host: str, port: int) -> None:

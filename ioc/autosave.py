@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +29,7 @@ from ioc.channel import Completion, Field, PutRefusedError
 from ioc.fields import CharArray, Double, Enum, Long, Short, String
 from ioc.record import Record
 
-__all__ = ["Autosave", "saved_fields"]
+__all__ = ["Autosave", "ensure_writable", "saved_fields"]
 
 _log = logging.getLogger("ioc.autosave")
 
@@ -84,6 +85,27 @@ def saved_fields(prefix: str, records: Iterable[Record]) -> dict[str, Field]:
             if field is not None and not field.read_only:
                 chosen[field.name.removeprefix(prefix)] = field
     return chosen
+
+
+def ensure_writable(path: Path) -> None:
+    """Make the folder of an autosave file, and try that files can be written there.
+
+    Raises
+    ------
+    StorageError
+        If they can't, or if `path` is a folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            problem = "it is a folder" if path.is_dir() else ""
+    except OSError as failure:
+        problem = failure.strerror or str(failure)
+    if problem:
+        raise StorageError(
+            f"the IOC can't keep its settings in {path}: {problem}; give another file to "
+            "--autosave, or start it without."
+        )
 
 
 class Autosave:

@@ -150,6 +150,8 @@ class Field:
         self.read_only = read_only
         #: Clients may write even while the IOC is switched offline.
         self.always_writable = False
+        #: Called when a client's value is none for this field, before the put is refused.
+        self.on_unusable: Callable[[], None] | None = None
         self.stamp = stamp or Stamp()
         self.name = ""
         self._subscribers: dict[Any, Dispatcher] = {}
@@ -218,9 +220,11 @@ class Field:
             raise PutRefusedError(f"{self.name} was not set to {shown(data)}: the PV is read-only.")
         try:
             value = self._from_wire(data, native_type(data_type))
-        except PutRefusedError:
-            raise
         except Exception as error:
+            if self.on_unusable is not None:
+                self.on_unusable()
+            if isinstance(error, PutRefusedError):
+                raise
             raise PutRefusedError(
                 f"{self.name} can't take {shown(data)}: expected {self.expected()}."
             ) from error

@@ -173,6 +173,7 @@ class Database:
         self.link.send("SAMPLES", self._take_samples)
         for motor in self.motors.values():
             motor.restore()
+        self.scaler.link_up()
         self.area_detector.link_up()
         self.fly.link_up()
 

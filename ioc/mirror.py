@@ -16,7 +16,7 @@ from ioc.fields import Double, Enum, String
 from ioc.link import DeviceLink
 from ioc.record import NO_LIMITS, AlarmLimits, Record
 
-__all__ = ["ALARM_LIMITS", "Input", "Output"]
+__all__ = ["ALARM_LIMITS", "UNKNOWN_STATES", "Input", "Output"]
 
 _log = logging.getLogger("ioc.mirror")
 
@@ -26,6 +26,9 @@ ALARM_LIMITS: Mapping[str, AlarmLimits] = {
     "VACUUM:PRESSURE": AlarmLimits(high=2e-8, hihi=1e-7),
     "HUTCH:TEMP": AlarmLimits(lolo=15.0, low=19.0, high=27.0, hihi=30.0),
 }
+
+#: States of a record whose states the device server names: those of its samples.
+UNKNOWN_STATES = ("unknown",)
 
 #: Smallest change that is sent to clients (MDEL); else noise would be all they see.
 _DEADBANDS: Mapping[str, float] = {
@@ -76,7 +79,7 @@ class Input(Record):
         return value
 
     def _states(self) -> Field:
-        states = self.spec.enum or ("unknown",)
+        states = self.spec.enum or UNKNOWN_STATES
         if self.spec.record != "mbbo":
             self.add("ZNAM", String, value=states[0], read_only=True)
             self.add("ONAM", String, value=states[1], read_only=True)

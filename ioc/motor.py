@@ -3,8 +3,10 @@
 User coordinates, soft limits, tweaks, jogs, STOP and SPMG live here; the server knows dial
 positions. Where the record's documentation leaves room, this was chosen:
 
-- A put is answered when DMOV is back at 1, also a put made, or overtaken, while the motor pauses:
-  then DMOV stays 0 until Go.
+- A put is answered when DMOV is back at 1, also a put made, or overtaken, while SPMG is Stop or
+  Pause: as in motorRecord DMOV then stays 0 until Go or Move; the log says so.
+- A value that cannot be a position (NaN, infinity; or any, where SET and FOFF = Frozen ask for what
+  the axes can't do) is refused like one beyond the limits: DMOV blinks, LVIO is 1. The put fails.
 - HOMF and HOMR move to dial 0, or to the limit next to it: the axes have no home switch.
 - A move that nobody stopped and that ends farther from its target than RDBD sets MISS and, beyond
   what motorRecord does, raises the alarm STATE, MAJOR until the readback is right or moves again.
@@ -66,6 +68,8 @@ class Motor(AxisRecord):
         self._fault = False  # the server refused to move
         self._astray = False  # the last move ended outside of the retry deadband
         self._last_news = 0.0
+        for suffix in ("VAL", "DVAL", "RVAL", "RLV"):
+            self.fields[suffix].on_unusable = self._refuse_target
 
     # ---- moving
 
@@ -91,18 +95,32 @@ class Motor(AxisRecord):
                 "%s: %g %s is beyond the limits %g to %g",
                 self.name, user, self.spec.units, self._get("LLM"), self._get("HLM"),
             )  # fmt: skip
-            self._post(LVIO=1)
-            self.fields["VAL"].post(self._get("VAL"), force=True)
-            if not self._tracker.active and not self._held:
-                self._end_motion()
+            self._stay()
             return self._completion()
         self._post(LVIO=0, MISS=0, TDIR=int(dial >= self._get("DRBV")))
         self._post(CDIR=self._get("TDIR"))
         self._post_target(dial)
         self._held = self._paused
         if self._held:
+            _log.warning(
+                "%s waits at %g %s with DMOV = 0 to go to %g: SPMG is %s, put Go to it to move.",
+                self.name, self._get("RBV"), self.spec.units, self._get("VAL"),
+                self.fields["SPMG"].state,  # type: ignore[attr-defined]
+            )  # fmt: skip
             return self._completion()
         return self._send_move(dial)
+
+    def _stay(self) -> None:
+        """Show that a target was refused; a motion that is under way goes on."""
+        self._post(DMOV=0, LVIO=1)
+        self.fields["VAL"].post(self._get("VAL"), force=True)
+        if not self._tracker.active and not self._held:
+            self._end_motion()
+
+    def _refuse_target(self) -> None:
+        """Blink DMOV for a put to VAL, DVAL or RLV that is no number: clients wait for it."""
+        self.touch()
+        self._stay()
 
     def _send_move(self, dial: float) -> Completion:
         self._stopping = self._fault = self._held = self._astray = False
@@ -306,6 +324,8 @@ class Motor(AxisRecord):
     def _redefine(self, user: float | None) -> Completion:
         """SET mode: give the present position a new name; DMOV blinks, nothing moves."""
         if self._get("FOFF") == 1 or user is None:
+            self.touch()
+            self._stay()
             raise PutRefusedError(
                 f"{self.name} can't load a position into its controller: set FOFF to Variable "
                 "and put the user position to VAL."

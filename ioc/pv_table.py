@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ioc.autosave import saved_fields
 from ioc.channel import Field
 from ioc.fields import CharArray, Enum
+from ioc.mirror import UNKNOWN_STATES
 from ioc.record import Record
 
 __all__ = ["FORMATS", "Row", "pv_rows", "render"]
@@ -37,6 +38,14 @@ ECA_NOWTACCESS: the values of the machine are for reading only, hosts that are n
 (`--allow-host`) write nothing, and `OFFLINE` in `IOC:ACCESS` denies all puts but the one that ends
 it. `IOC:CA_PUT_REFUSED` and `IOC:CA_PUT_DENIED` count both. `RECORD.STAT`, `.SEVR` and, for analog
 records, `.HIHI` `.HIGH` `.LOW` `.LOLO` `.EGU` `.PREC` are served for every record.
+"""
+_SCALER = """\
+### SCALER1
+
+A put of 1 to `.CNT` counts for `.TP` seconds (or `.PR1` ticks of 10 MHz). It clears `.T` and all
+channels; `.T` and `.S1` (the time base) follow the time at `.RATE` Hz, the others stay at 0 until
+the counts come, all at once, at the end. Only time ends a count: presets (`.PR2` …) and gates
+(`.G2` …) of the other channels take nothing but 0 and N, anything else is refused in words.
 """
 _SAVED = """\
 With `--autosave FILE` these are written, at most once a second and when the IOC stops, and put back
@@ -95,6 +104,8 @@ def pv_rows(records: Iterable[Record]) -> list[Row]:
 
 def _range(value: Field, writable: bool) -> str:
     if isinstance(value, Enum):
+        if value.states == UNKNOWN_STATES:
+            return "loaded samples"
         return ", ".join(value.states)
     if isinstance(value, CharArray):
         return "text"
@@ -139,6 +150,8 @@ def _page(records: Sequence[Record], rows: Sequence[Row], prefix: str) -> Iterab
         if group:
             yield f"## {title}\n"
             yield from _section(group)
+            if "SCALER1" in group:
+                yield _SCALER
     motor = next(record for record in records if record.kind == "motor")
     yield "## Fields of a motor record\n"
     for title, read_only in (("Written by clients", False), ("Only read", True)):

@@ -1,11 +1,19 @@
-"""The scaler record: counts all detectors for a preset time."""
+"""The scaler record: counts all detectors for a preset time.
+
+A count that begins clears T and S1 … S32. T and S1 then follow the time, RATE times a second; the
+other channels stay at 0 until the end, when the counts come all at once: the device server has no
+counts so far, and expectations could be taken for data. Only the time base ends a count: presets
+and gates of other channels are refused, PR2 … and G2 … stay at 0 and N.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +34,8 @@ _log = logging.getLogger("ioc.scaler")
 _CHANNELS = 32
 #: Ticks per second of channel 1, the time base.
 _FREQUENCY = 1e7
+#: Largest RATE that is followed (Hz).
+_RATE_MAX = 60.0
 
 
 class Scaler(Record):
@@ -46,6 +56,9 @@ class Scaler(Record):
         self._waiting: list[asyncio.Future[None]] = []
         self._accepted = False
         self._delay: asyncio.TimerHandle | None = None
+        self._time_scale = 1.0
+        self._began = 0.0
+        self._display: asyncio.TimerHandle | None = None
         self._exposure = spec("DET:EXPOSURE")
         self._add_fields()
         #: Suffix of a server PV -> channel number.
@@ -209,9 +222,8 @@ class Scaler(Record):
             self._post_preset(float(values["DET:EXPOSURE"]))
         if "DET:ELAPSED" in values:
             elapsed = float(values["DET:ELAPSED"])
-            self.fields["T"].post(elapsed)
+            self._post_time(elapsed)
             self.fields["VAL"].post(elapsed)
-            self.fields["S1"].post(float(round(elapsed * _FREQUENCY)))
         for suffix, number in self._channels.items():
             if suffix in values:
                 self.fields[f"S{number}"].post(float(values[suffix]))
@@ -223,14 +235,55 @@ class Scaler(Record):
         if "DET:COUNTING" in values:
             if float(values["DET:COUNTING"]):
                 self.fields["CNT"].post(1)
+                self._clear_counts()
             elif self._accepted or not self._waiting:
                 self._finish()
+
+    def link_up(self) -> None:
+        """Ask how fast simulated time passes."""
+        self._link.send("TRUTH", self._take_time_scale)
+
+    def _take_time_scale(self, answer: Answer) -> None:
+        if isinstance(answer, str):
+            self._time_scale = float(json.loads(answer)["time_scale"])
+
+    def _clear_counts(self) -> None:
+        self._began = time.monotonic()
+        self._post_time(0.0)
+        for number in self._channels.values():
+            channel = self.fields[f"S{number}"]
+            if not math.isnan(channel.current):  # a dead channel stays in alarm
+                channel.post(0.0)
+        self._schedule_display()
+
+    def _schedule_display(self) -> None:
+        self._stop_display()
+        rate = min(self.fields["RATE"].current, _RATE_MAX)
+        if rate > 0.0:
+            loop = asyncio.get_running_loop()
+            self._display = loop.call_later(1.0 / rate, self._show_time)
+
+    def _show_time(self) -> None:
+        self.touch()
+        elapsed = (time.monotonic() - self._began) * self._time_scale
+        self._post_time(min(elapsed, self.fields["TP"].current))
+        self._schedule_display()
+
+    def _stop_display(self) -> None:
+        if self._display is not None:
+            self._display.cancel()
+            self._display = None
+
+    def _post_time(self, elapsed: float) -> None:
+        self.fields["T"].post(elapsed)
+        self.fields["S1"].post(float(round(elapsed * _FREQUENCY)))
 
     def _finish(self, failure: BeamlineError | None = None) -> None:
         if self._delay is not None:
             self._delay.cancel()
             self._delay = None
         self._accepted = False
+        self._stop_display()
         self.fields["CNT"].post(0)
         waiting, self._waiting = self._waiting, []
         settle(waiting, failure)

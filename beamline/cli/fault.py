@@ -15,16 +15,29 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KINDS = ("STUCK", "LIMIT", "ENCODER", "FROZEN", "DEAD", "DUMP", "DELAY", "DROP")
+_KINDS = {
+    "STUCK": "a motor does not follow; it gives up after NUMBER seconds (0.2).",
+    "LIMIT": "a limit switch of a motor closes at position NUMBER (half way of the next move).",
+    "ENCODER": "a motor loses its encoder, brakes and refuses to move.",
+    "FROZEN": "the encoder of a motor says the same all the time, and nobody notices.",
+    "DEAD": "a counter (DET:I0 …) reads nothing, or AD1 takes no frames.",
+    "DUMP": "the ring (RING:CURRENT) loses its beam.",
+    "DELAY": "every answer of the device server (LINK) comes NUMBER seconds late.",
+    "DROP": "all connections (LINK) are cut, now or with the NUMBERth line.",
+}
 #: Names that have no prefix.
 _PLAIN = ("LINK", "ALL")
+
+
+def _kinds_in_words() -> str:
+    lines = "\n".join(f"{kind:<8} {meaning}" for kind, meaning in _KINDS.items())
+    return f"\b\nKinds of faults:\n{lines}"
 
 
 def _server_options(function: F) -> F:
     for option in (
         click.option("--prefix", help="Prefix of all process variables.  [default: BL02:]"),
-        click.option("--port", "device_port", type=int, help="Port.  [default: 6064]"),
-        click.option("--host", "device_host", help="Its address.  [default: 127.0.0.1]"),
+        click.option("--server", help="HOST:PORT of the device server.  [default: 127.0.0.1:6064]"),
         options.config,
     ):
         function = option(function)
@@ -48,9 +61,9 @@ def list_faults(config_path: Path | None, **given: Any) -> None:
         click.echo(fault)
 
 
-@command.command()
+@command.command(epilog=_kinds_in_words())
 @click.argument("what")
-@click.argument("kind", type=click.Choice(_KINDS, case_sensitive=False))
+@click.argument("kind", type=click.Choice(tuple(_KINDS), case_sensitive=False))
 @click.argument("number", required=False, type=float)
 @_server_options
 def inject(
@@ -76,7 +89,11 @@ def clear(what: str, config_path: Path | None, **given: Any) -> None:
 
 def _settings(config_path: Path | None, given: dict[str, Any]) -> Settings:
     from beamline.core.config import load_settings
+    from beamline.core.processes import host_and_port
 
+    server = given.pop("server")
+    if server is not None:
+        given["device_host"], given["device_port"] = host_and_port(server)
     return load_settings(config_path, **given)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from beamline.core.errors import ConfigurationError
 
@@ -29,7 +29,10 @@ class Settings(BaseModel):
 
     beamline_id: str = Field("BL02", description="identifier recorded in every start document")
     facility: str = Field("Simulated Light Source", description="name of the source in files")
-    prefix: str = Field("BL02:", description="prefix of all process variables")
+    prefix: str = Field(
+        "BL02:",
+        description="prefix of all process variables",
+    )
     device_host: str = Field("127.0.0.1", description="address of the device server")
     device_port: int = Field(6064, ge=0, le=65535, description="its port; 0 takes a free one")
     ioc_port: int = Field(
@@ -74,6 +77,16 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="what the IOC's log takes"
     )
+
+    @field_validator("prefix")
+    @classmethod
+    def _printable(cls, prefix: str) -> str:
+        # What the device server takes: the rest would break lists of names, or names themselves.
+        if len(prefix) > 32 or not all("!" <= c <= "~" and c not in ",=;*?[]\\" for c in prefix):
+            raise ValueError(
+                "expected at most 32 printable ASCII characters without blanks and ,=;*?[]\\"
+            )
+        return prefix
 
 
 def load_settings(

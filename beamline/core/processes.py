@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from beamline.core.errors import ProcessError
+from beamline.core.errors import ConfigurationError, ProcessError
 
-__all__ = ["Child", "free_port"]
+__all__ = ["Child", "free_port", "host_and_port"]
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -36,6 +36,22 @@ def free_port(host: str = "127.0.0.1") -> int:
                 udp.bind((host, port))
                 return port
     raise ProcessError(f"no port on {host} is free for both TCP and UDP.")
+
+
+def host_and_port(server: str) -> tuple[str, int]:
+    """Read the value of an option ``--server HOST:PORT``.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not of that form.
+    """
+    host, colon, port = server.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) < 65536):
+        raise ConfigurationError(
+            f"--server must be HOST:PORT, found {server!r}; for example 127.0.0.1:6064."
+        )
+    return host, int(port)
 
 
 class Child:

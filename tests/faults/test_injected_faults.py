@@ -239,7 +239,7 @@ def test_a_suspender_waits_for_the_beam(engine, docs, bl, device):
 
 def test_the_command_line(bl, device, capsys):
     def beamline(*arguments):
-        where = ("--port", str(device.port), "--prefix", "FAULTY:")
+        where = ("--server", f"127.0.0.1:{device.port}", "--prefix", "FAULTY:")
         try:
             status = main(["fault", *arguments, *where])
         except SystemExit as end:

@@ -196,3 +196,25 @@ def test_two_sessions_do_not_share_a_data_directory(tmp_path: Path):
     refusal, again = done.stdout.splitlines()
     assert "is in use by another session (process " in refusal
     assert again == "again"
+
+
+def test_an_autosave_file_that_cannot_be_written_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    file = tmp_path / "file" / "settings.json"
+    done = run("ioc", "--autosave", str(file), "--port", "0")
+    assert done.returncode == 1
+    assert "READY" not in done.stdout
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert str(file) in done.stderr
+
+
+def test_fault_inject_explains_the_kinds():
+    text = run("fault", "inject", "--help").stdout
+    for line in ("STUCK    a motor does not follow", "DUMP     the ring", "--server TEXT"):
+        assert line in text, text
+
+
+def test_a_wrong_server_of_fault_is_one_sentence():
+    done = run("fault", "list", "--server", "nowhere")
+    assert done.returncode == 1
+    assert "--server must be HOST:PORT, found 'nowhere'" in done.stderr

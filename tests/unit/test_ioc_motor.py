@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from caproto import AlarmSeverity, AlarmStatus
+from caproto import AlarmSeverity, AlarmStatus, ChannelType
 from ioc_fakes import ScriptedLink, Watcher, in_loop
 
 from beamline.core.pvs import spec
@@ -539,3 +539,45 @@ async def test_a_silent_server_is_asked(monkeypatch: pytest.MonkeyPatch):
     rig.link.ok("5,5,1")
     assert done.done()
     assert rig.get("RBV") == 5.0
+
+
+@pytest.mark.parametrize("field", ["VAL", "DVAL", "RLV", "RVAL"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_target_that_is_no_number_is_refused_with_a_blink(field: str, value: float):
+    async def body() -> None:
+        rig = Rig()
+        with pytest.raises(PutRefusedError, match=r"T:SAMPLE:X\S* can't take"):
+            rig.motor.fields[field].client_put([value], ChannelType.DOUBLE)
+        assert rig.client.of("DMOV") == [0, 1]
+        assert (rig.get("LVIO"), rig.get("VAL"), rig.link.sent) == (1, 0.0, [])
+        done = rig.put("VAL", 1.0)
+        # During a move it is refused as well, and the move goes on.
+        with pytest.raises(PutRefusedError):
+            rig.motor.fields[field].client_put([value], ChannelType.DOUBLE)
+        rig.link.ok()
+        rig.finish_at(1.0)
+        assert done.done()
+        assert rig.client.of("DMOV") == [0, 1, 0, 1]
+
+    asyncio.run(body())
+
+
+@in_loop
+async def test_a_position_that_cannot_be_loaded_is_refused_with_a_blink():
+    rig = Rig()
+    rig.motor.fields["SET"].post(1)
+    rig.motor.fields["FOFF"].post(1)
+    with pytest.raises(PutRefusedError, match="set FOFF to Variable"):
+        rig.put("VAL", 42.0)
+    assert rig.client.of("DMOV") == [0, 1]
+    assert (rig.get("LVIO"), rig.get("VAL")) == (1, 0.0)
+
+
+@in_loop
+async def test_a_target_that_waits_for_go_is_logged(caplog):
+    rig = Rig()
+    rig.put("SPMG", 0)
+    rig.put("VAL", 5.0)
+    assert rig.get("DMOV") == 0  # as motorRecord does
+    assert "SPMG is Stop, put Go to it to move" in caplog.text
+    assert "T:SAMPLE:X" in caplog.text

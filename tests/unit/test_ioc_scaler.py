@@ -1,5 +1,7 @@
 """The scaler record: a count is complete when its counts are in, and never before."""
 
+import asyncio
+
 import pytest
 from caproto import AlarmSeverity
 from ioc_fakes import ScriptedLink, Watcher, in_loop
@@ -116,3 +118,32 @@ async def test_a_count_can_be_ended_early():
     link.ok("COUNTING")
     record.fields["CNT"].put(0)
     assert link.sent[-1] == "COUNTSTOP"
+
+
+@in_loop
+async def test_a_count_clears_the_last_one_and_shows_its_time():
+    record, link = scaler()
+    record.link_up()
+    link.ok('{"time_scale": 10.0}')
+    record.mirror(COUNTS, 1e9)
+    record.fields["TP"].post(100.0)
+    record.fields["RATE"].post(50.0)
+    names = ("T", "S1", "S2", "S6")
+    record.fields["CNT"].put(1)
+    link.ok("COUNTING")
+    assert record.fields["S2"].current == 100.0
+    record.mirror({"DET:COUNTING": "1"}, 1e9)
+    assert [record.fields[name].current for name in names] == [0.0] * 4
+    client = Watcher({name: record.fields[name] for name in names})
+    await asyncio.sleep(0.15)
+    times, ticks = client.of("T"), client.of("S1")
+    assert 2 <= len(times) <= 8
+    assert times == sorted(times)
+    assert 0 < times[-1] <= 3.0  # ten times as fast as ours
+    assert ticks == [round(seconds * 1e7) for seconds in times]
+    assert client.of("S2") == client.of("S6") == []  # nothing that could be taken for counts
+    record.mirror(COUNTS, 1e9)
+    assert [record.fields[name].current for name in names] == [0.5, 5e6, 100.0, 7.0]
+    told = len(client.seen)
+    await asyncio.sleep(0.05)
+    assert len(client.seen) == told
