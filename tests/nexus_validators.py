@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from beamline.validation.nexus_validators import COMMUNITY, OFFICIAL, Validators, Verdict
 
-__all__ = ["COMMUNITY", "OFFICIAL", "Validators", "Verdict", "default_plot"]
+__all__ = [
+    "COMMUNITY",
+    "OFFICIAL",
+    "BothValidators",
+    "Validators",
+    "Verdict",
+    "complaints",
+    "default_plot",
+]
+
+
+class BothValidators:
+    """The validators under both sets of definitions, asked at the same time."""
+
+    def __init__(self) -> None:
+        self._each = {name: Validators(name) for name in (OFFICIAL, COMMUNITY)}
+
+    def __enter__(self) -> BothValidators:
+        for validators in self._each.values():
+            validators.__enter__()
+        self._pool = ThreadPoolExecutor(len(self._each))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        for validators in self._each.values():
+            validators.__exit__()
+
+    def __getitem__(self, definitions: str) -> Validators:
+        return self._each[definitions]
+
+    def application(self, path: Path, definition: str) -> dict[str, Verdict]:
+        """Validate ``/entry`` against an application definition, under both."""
+        return self._ask(lambda each: each.application(path, definition))
+
+    def base_classes(self, path: Path) -> dict[str, Verdict]:
+        """Validate every group of a file against its base class, under both."""
+        return self._ask(lambda each: each.base_classes(path))
+
+    def _ask(self, question: Callable[[Validators], Verdict]) -> dict[str, Verdict]:
+        return dict(zip(self._each, self._pool.map(question, self._each.values()), strict=True))
+
+
+def complaints(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """Return all errors and warnings of all verdicts."""
+    return [
+        f"{definitions}: {problem}"
+        for definitions, verdict in verdicts.items()
+        for problem in [*verdict.errors, *verdict.warnings]
+    ]
 
 
 def default_plot(path: Path) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from beamline.nexus.builder import Builder, Stream
-from beamline.nexus.metadata import ENTRY, document
+from beamline.nexus.metadata import ENTRY, INSTRUMENT, document
 from beamline.nexus.names import clean_text, nexus_name, unused_name
+from beamline.nexus.row_ranges import RowRanges
 from beamline.nexus.tree import Attribute, ExternalLink, FrameRange, Virtual
 
 __all__ = ["Frames"]
@@ -34,16 +35,8 @@ class _Expected:
         self.resources: set[str] = set()
         self.referenced = 0
         self.places: list[str] = []
-        self.ranges: list[FrameRange] = []
-
-    def refer_to(self, frames: FrameRange) -> None:
-        """Add rows; those that follow the ones before are merged with them."""
-        last = self.ranges[-1] if self.ranges else None
-        same = last is not None and (last.file, last.dataset) == (frames.file, frames.dataset)
-        if last is not None and same and last.stop == frames.start:
-            frames = FrameRange(last.file, last.dataset, last.start, frames.stop)
-            self.ranges.pop()
-        self.ranges.append(frames)
+        self.rows = RowRanges()
+        self.is_sparse = False
 
 
 class Frames:
@@ -118,12 +111,20 @@ class Frames:
         link = ExternalLink(*located)
         self.files.append(link.file)
         self.links.setdefault(key, link)
-        where = builder.free(expected.detector, "data")
-        builder.add(where, link)
-        expected.places.append(where)
+        if _is_sparse(doc):
+            # Only the whole group tells where the photons of a frame begin and which they are.
+            expected.is_sparse = True
+            group = str(PurePosixPath(link.dataset).parent)
+            # NXevent_data is allowed beside an NXdetector and not in it.
+            where = builder.free(INSTRUMENT, f"{expected.detector.rpartition('/')[2]}_events")
+            builder.add(where, ExternalLink(link.file, group))
+        else:
+            where = builder.free(expected.detector, "data")
+            builder.add(where, link)
+            expected.places.append(where)
         if name == "resource":
             # Classic datums say nothing of rows here: all that the file holds.
-            expected.refer_to(FrameRange(link.file, link.dataset))
+            expected.rows.add(FrameRange(link.file, link.dataset))
         if expected.plot and expected.plot not in builder.tree:
             self._show(expected, link, doc)
 
@@ -133,6 +134,8 @@ class Frames:
         chunk = (doc.get("parameters") or {}).get("chunk_shape")
         rank = len(chunk) if isinstance(chunk, list | tuple) else described.frame_rank
         name = expected.shown_as or unused_name(nexus_name(expected.key), {"title"})
+        if expected.is_sparse:
+            name = "event_index"
         builder.group(expected.plot, "NXdata", signal=name, axes=["."] * rank)
         builder.field(f"{expected.plot}/title", builder.title)
         builder.add(f"{expected.plot}/{name}", link)
@@ -151,7 +154,11 @@ class Frames:
         located = _stream_location(resource)
         if located is not None:
             each = _frames_per_datum(expected.stream.keys[expected.key].shape, resource)
-            expected.refer_to(FrameRange(*located, first * each, last * each))
+            numbers = doc.get("seq_nums") or {}
+            # A range that is empty is what devices leave to the RunEngine.
+            known = int(numbers.get("stop", 0)) - int(numbers.get("start", 0)) == last - first
+            place = (int(numbers["start"]) - 1) * each if known else None
+            expected.rows.add(FrameRange(*located, first * each, last * each), place)
 
     def close(self, rows: Mapping[str, int]) -> None:
         """Record how many frames were referred to; warn if events are without one.
@@ -163,13 +170,22 @@ class Frames:
         """
         for key, expected in self._expected.items():
             stream = expected.stream
-            if self._virtual and expected.ranges:
-                self._unite(expected)
+            ranges = expected.rows.ranges()
+            if self._virtual and ranges and not expected.is_sparse:
+                self._unite(expected, ranges)
             if stream.keys[key].external != "stream":
                 continue
             self._builder.field(
                 f"{self._builder.log(stream, key)}/frames_referenced", expected.referenced
             )
+            if any(rows.start for rows in ranges):
+                self._builder.field(
+                    f"{self._builder.log(stream, key)}/rows_referenced",
+                    [
+                        f"{PurePosixPath(rows.file).name}: {rows.start} to {rows.stop}"
+                        for rows in ranges
+                    ],
+                )
             if expected.referenced < rows.get(stream.name, 0):
                 _log.warning(
                     "run %s: %d events of stream %r have only %d rows of %r referred to by "
@@ -178,13 +194,13 @@ class Frames:
                     expected.referenced, key,
                 )  # fmt: skip
 
-    def _unite(self, expected: _Expected) -> None:
+    def _unite(self, expected: _Expected, ranges: tuple[FrameRange, ...]) -> None:
         units = expected.stream.keys[expected.key].units
         attributes: dict[str, Attribute] = {} if units is None else {"units": clean_text(units)}
         where, *others = expected.places
         # Further files of the key keep links of their own.
         kept = tuple(place for place in others if not place.startswith(f"{expected.detector}/"))
-        self._builder.add(where, Virtual(tuple(expected.ranges), kept, attributes))
+        self._builder.add(where, Virtual(ranges, kept, attributes))
 
 
 def _frames_per_datum(shape: tuple[int, ...] | None, resource: Mapping[str, Any]) -> int:
@@ -193,6 +209,11 @@ def _frames_per_datum(shape: tuple[int, ...] | None, resource: Mapping[str, Any]
     rank = len(chunk) if isinstance(chunk, list | tuple) else 3
     several = shape is not None and len(shape) == rank > 2
     return shape[0] if several and shape is not None else 1
+
+
+def _is_sparse(resource: Mapping[str, Any]) -> bool:
+    """Whether a resource is an NXevent_data group: it says where the photons are."""
+    return bool((resource.get("parameters") or {}).get("event_id"))
 
 
 def _stream_location(doc: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from nexus_validators import COMMUNITY, OFFICIAL, Validators
+from nexus_validators import BothValidators
 from simulated_beamline import MAIN_PORT, SPARE_PORT, Documents, Stack, start_stack
 
 
@@ -28,10 +28,10 @@ def bl(simulated, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def validators() -> Iterator[dict[str, Validators]]:
+def validators() -> Iterator[BothValidators]:
     """Both sets of definitions, each in its process."""
-    with Validators(OFFICIAL) as official, Validators(COMMUNITY) as community:
-        yield {OFFICIAL: official, COMMUNITY: community}
+    with BothValidators() as both:
+        yield both
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from nexus_documents import (
     stills_run,
     xafs_run,
 )
-from nexus_validators import COMMUNITY, OFFICIAL, Validators, default_plot
+from nexus_validators import COMMUNITY, OFFICIAL, BothValidators, complaints, default_plot
 
 from callbacks.nexus import NeXusWriter
 from callbacks.nxsas import export
@@ -73,12 +73,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", ["xafs", "fluorescence", "xafs_without_baseline"])
 def test_a_spectrum_is_valid_under_both_definitions(
-    files: dict[str, Path], validators: dict[str, Validators], kind: str
+    files: dict[str, Path], validators: BothValidators, kind: str
 ):
-    for definitions in (OFFICIAL, COMMUNITY):
-        verdict = validators[definitions].application(files[kind], "NXxas")
-        assert verdict.errors == [], definitions
-        assert verdict.warnings == [], definitions
+    assert complaints(validators.application(files[kind], "NXxas")) == []
     name = "tfy" if kind == "fluorescence" else "trans"
     verdict = validators[COMMUNITY].application(
         files[kind], f"NXxas_{name}", f"/entry/nxxas_{name}"
@@ -88,7 +85,7 @@ def test_a_spectrum_is_valid_under_both_definitions(
 
 
 def test_nothing_else_is_unknown_to_the_definitions(
-    files: dict[str, Path], validators: dict[str, Validators]
+    files: dict[str, Path], validators: BothValidators
 ):
     verdict = validators[COMMUNITY].application(files["xafs"], "NXxas", strict=True)
     assert [p for p in verdict.undocumented if not p.startswith(KNOWN_TO_NOBODY)] == []
@@ -96,10 +93,13 @@ def test_nothing_else_is_unknown_to_the_definitions(
 
 @pytest.mark.parametrize("kind", ["line", "mesh", "aborted_mesh", "stills", "powder", "saxs"])
 def test_other_scans_are_made_of_valid_base_classes(
-    files: dict[str, Path], validators: dict[str, Validators], kind: str
+    files: dict[str, Path], validators: BothValidators, kind: str
 ):
-    for definitions in (OFFICIAL, COMMUNITY):
-        assert validators[definitions].base_classes(files[kind]).errors == []
+    verdicts = validators.base_classes(files[kind])
+    assert {name: verdict.errors for name, verdict in verdicts.items()} == {
+        OFFICIAL: [],
+        COMMUNITY: [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,11 @@ def test_other_scans_are_made_of_valid_base_classes(
     ],
 )
 def test_diffraction_and_small_angle_scattering_follow_their_definitions(
-    files: dict[str, Path], validators: dict[str, Validators], kind: str, definition: str
+    files: dict[str, Path], validators: BothValidators, kind: str, definition: str
 ):
     with h5py.File(files[kind], "r") as file:
         assert file["entry/definition"].asstr()[()] == definition
-    for definitions in (OFFICIAL, COMMUNITY):
-        verdict = validators[definitions].application(files[kind], definition)
-        assert verdict.errors == [], definitions
-        assert verdict.warnings == [], definitions
+    assert complaints(validators.application(files[kind], definition)) == []
 
 
 FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
@@ -149,30 +146,58 @@ FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_spectrum_is_found_out(
-    files: dict[str, Path], validators: dict[str, Validators], tmp_path: Path, fault: str
-):
-    broken = tmp_path / "broken.nxs"
-    shutil.copy(files["xafs"], broken)
-    change, told = FAULTS[fault]
+@pytest.fixture(scope="module")
+def bare(files: dict[str, Path], validators: BothValidators) -> dict[str, Path]:
+    """Files without what they say about the run, which validators read for longest; still valid."""
+    made = {}
+    for kind, definition in (("xafs", "NXxas"), ("powder", "NXmonopd"), ("saxs", "NXsas")):
+        made[kind] = files[kind].with_name("bare.nxs")
+        shutil.copy(files[kind], made[kind])
+        with h5py.File(made[kind], "r+") as file:
+            for name in ("bluesky", "baseline", "nxxas_trans"):
+                file["entry"].pop(name, None)
+            file["entry"].visititems(lambda _, node: settle(node))
+        assert complaints(validators.application(made[kind], definition)) == []
+    return made
+
+
+def settle(node: Any) -> None:
+    """Make this the home of what had its home in a group that is gone."""
+    if node.attrs.get("target", node.name) not in node.file:
+        node.attrs["target"] = node.name
+
+
+def check_found_out(
+    bare: Path,
+    definition: str,
+    change: Callable[[Any], object],
+    told: str,
+    validators: BothValidators,
+) -> None:
+    """One of the two sets of definitions is enough to refuse the file for this reason."""
+    broken = bare.with_name("broken.nxs")
+    shutil.copy(bare, broken)
     with h5py.File(broken, "r+") as file:
         change(file)
-    errors = [
-        error
-        for definitions in (COMMUNITY, OFFICIAL)
-        for error in validators[definitions].application(broken, "NXxas").errors
-    ]
-    assert errors, "nobody has noticed"
-    assert any(told in error or "required" in error for error in errors), errors
+    errors: list[str] = []
+    for definitions in (COMMUNITY, OFFICIAL):
+        errors += validators[definitions].application(broken, definition).errors
+        # Of a missing group nexusformat says no name; the file was valid without the fault.
+        if any(told in error or "required group" in error for error in errors):
+            return
+    pytest.fail(f"nobody has noticed: {errors}")
 
 
-def test_a_virtual_dataset_of_frames_is_valid(
-    files: dict[str, Path], validators: dict[str, Validators]
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_spectrum_is_found_out(
+    bare: dict[str, Path], validators: BothValidators, fault: str
 ):
+    check_found_out(bare["xafs"], "NXxas", *FAULTS[fault], validators)
+
+
+def test_a_virtual_dataset_of_frames_is_valid(files: dict[str, Path], validators: BothValidators):
     # nexusformat 2.1.0 cannot read one with more than one row per file, and gives up.
-    for definitions in (OFFICIAL, COMMUNITY):
-        verdict = validators[definitions].application(files["virtual"], "NXsas")
+    for verdict in validators.application(files["virtual"], "NXsas").values():
         assert verdict.pynxtools == []
         assert all("data" in error or "gave up" in error for error in verdict.nexusformat)
     with h5py.File(files["virtual"], "r") as file:
@@ -232,24 +257,10 @@ SAXS_FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
     ],
 )
 def test_broken_diffraction_and_scattering_is_found_out(
-    files: dict[str, Path],
-    validators: dict[str, Validators],
-    kind: str,
-    definition: str,
-    fault: str,
+    bare: dict[str, Path], validators: BothValidators, kind: str, definition: str, fault: str
 ):
-    broken = files[kind].with_name("broken.nxs")
-    shutil.copy(files[kind], broken)
-    change, told = (POWDER_FAULTS if kind == "powder" else SAXS_FAULTS)[fault]
-    with h5py.File(broken, "r+") as file:
-        change(file)
-    errors = [
-        error
-        for definitions in (COMMUNITY, OFFICIAL)
-        for error in validators[definitions].application(broken, definition).errors
-    ]
-    assert errors, "nobody has noticed"
-    assert any(told in error or "required" in error for error in errors), errors
+    faults = POWDER_FAULTS if kind == "powder" else SAXS_FAULTS
+    check_found_out(bare[kind], definition, *faults[fault], validators)
 
 
 def test_silx_finds_the_default_plot_of_each(files: dict[str, Path]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,56 @@ def test_several_frames_per_event_are_counted_in_a_virtual_dataset(tmp_path: Pat
     documents[1][1]["data_keys"]["ad1_image"]["shape"] = [3, 8, 12]
     with h5py.File(write(tmp_path / "nexus", documents, frames="virtual")) as file:
         assert file["entry/instrument/ad1_image/data"].shape == (6, 8, 12)
+
+
+def retaken(documents: Iterable[Document], number: int) -> Iterator[Document]:
+    """A run in which one point is taken again, as after a pause: its frame is in the next row."""
+    extra = 0
+    datum: Mapping[str, Any] = {}
+    for name, doc in documents:
+        if name == "stream_datum":
+            numbers = moved(doc["indices"], 1)
+            datum = dict(doc, indices=moved(doc["indices"], extra), seq_nums=numbers)
+            yield name, dict(datum)
+            continue
+        yield name, doc
+        if name == "event" and doc["seq_num"] == number:
+            extra = 1
+            yield "stream_datum", dict(datum, uid="again", indices=moved(datum["indices"], 1))
+            yield "event", {**doc, "uid": "again"}
+
+
+def moved(indices: Mapping[str, int], by: int) -> dict[str, int]:
+    return {"start": indices["start"] + by, "stop": indices["stop"] + by}
+
+
+@pytest.mark.parametrize(
+    ("number", "rows"), [(1, [1, 2, 3, 4, 5]), (3, [0, 1, 3, 4, 5]), (5, [0, 1, 2, 3, 5])]
+)
+def test_a_virtual_dataset_has_one_frame_of_a_point_that_was_taken_again(
+    tmp_path: Path, frames: Path, number: int, rows: list[int]
+):
+    documents = retaken(stills_run(frames, 5), number)
+    path = write(tmp_path / "nexus", documents, frames="virtual")
+    with h5py.File(path) as file, h5py.File(frames) as source:
+        assert len(file["entry/bluesky/streams/primary/seq_num"]) == 5
+        np.testing.assert_array_equal(file["entry/data/ad1_image"], source["entry/data/data"][rows])
+        log = file["entry/bluesky/streams/primary/ad1_image"]
+        named = log["rows_referenced"].asstr()[()]
+        counted = [row for text in named for row in range(*map(int, re.findall(r"\d+", text)[-2:]))]
+        assert counted == rows
+
+
+def test_links_say_which_rows_belong_to_the_events(tmp_path: Path, frames: Path):
+    documents = retaken(stills_run(frames, 5), 3)
+    with h5py.File(write(tmp_path / "nexus", documents)) as file:
+        log = file["entry/bluesky/streams/primary/ad1_image"]
+        assert list(log["rows_referenced"].asstr()) == [
+            "ad1_0001.h5: 0 to 2",
+            "ad1_0001.h5: 3 to 6",
+        ]
+    with h5py.File(write(tmp_path / "plain", stills_run(frames, 5))) as file:
+        assert "rows_referenced" not in file["entry/bluesky/streams/primary/ad1_image"]
 
 
 def test_strings_arrays_and_surprises_lose_nothing(tmp_path: Path):
