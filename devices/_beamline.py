@@ -93,7 +93,7 @@ class Beamline(Device):
         """Whether there is no real beam: what the area detector says of itself."""
         return self.area_detector.simulated
 
-    def connect(self, timeout: float = 10.0) -> Beamline:
+    def connect(self, timeout: float = 30.0) -> Beamline:
         """Wait until every PV is connected; return the beamline itself.
 
         Raises

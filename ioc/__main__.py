@@ -15,7 +15,7 @@ from pathlib import Path
 from beamline.core.errors import BeamlineError
 from beamline.core.processes import host_and_port
 from ioc.access import LOCAL, AccessControl
-from ioc.autosave import Autosave, ensure_writable, saved_fields
+from ioc.autosave import Autosave, locked, saved_fields
 from ioc.database import Database
 from ioc.pv_table import FORMATS, render
 from ioc.repeater import memory_file, start_repeater
@@ -102,9 +102,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         records = Database(arguments.prefix, host, port).records
         sys.stdout.write(render(records, arguments.prefix, arguments.format))
         return 0
-    if arguments.autosave is not None:
-        ensure_writable(arguments.autosave)
-    with contextlib.suppress(KeyboardInterrupt):
+    with (
+        contextlib.nullcontext() if arguments.autosave is None else locked(arguments.autosave),
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         asyncio.run(_serve(arguments, host, port))
     return 0
 
@@ -163,6 +164,7 @@ async def _start_autosave(path: Path | None, database: Database) -> list[asyncio
         database.prefix,
         saved_fields(database.prefix, database.records),
         connected=lambda: database.link.connected,
+        settled=lambda: database.settled,
         on_state=database.health.show_autosave,
     )
     autosave.load()

@@ -175,7 +175,13 @@ class AreaDetector:
         cam.readback("YPixelSize_RBV", Double, 0.0, precision=7, units="m")
         cam.readback("PhotonEnergy_RBV", Double, 0.0, precision=3, units="eV")
 
+        for name in _SERVER_NAMES:
+            cam.records[name].value.claim = functools.partial(self._claim, name)
+
     # ---- settings
+
+    def _claim(self, name: str) -> None:
+        self._settings[name] = self.cam.get(name)
 
     def _server_put(self, name: str) -> PutHandler:
         def put(value: float) -> Completion:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ioc.channel import Completion, Field, PutRefusedError
 from ioc.fields import CharArray, Double, Enum, Long, Short, String
 from ioc.record import Record
 
-__all__ = ["Autosave", "ensure_writable", "saved_fields"]
+__all__ = ["Autosave", "locked", "saved_fields"]
 
 _log = logging.getLogger("ioc.autosave")
 
@@ -87,14 +88,45 @@ def saved_fields(prefix: str, records: Iterable[Record]) -> dict[str, Field]:
     return chosen
 
 
-def ensure_writable(path: Path) -> None:
-    """Make the folder of an autosave file, and try that files can be written there.
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep an autosave file for this process; its folder is made.
+
+    The lock is on ``PATH.lock`` beside it, which stays, and ends with the process at the latest.
 
     Raises
     ------
     StorageError
-        If they can't, or if `path` is a folder.
+        If files can't be written there, if `path` is a folder, or if another IOC has the file.
     """
+    _ensure_writable(path)
+    beside = path.with_name(path.name + ".lock")
+    try:
+        stream = beside.open("a+", encoding="ascii", errors="replace")
+    except OSError as failure:
+        raise _unusable(path, failure.strerror or str(failure)) from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            pid = stream.read(20).strip()
+            other = f" (process {pid})" * pid.isdigit()
+            raise _unusable(path, f"another IOC{other} keeps its own there") from None
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def _unusable(path: Path, problem: str) -> StorageError:
+    return StorageError(
+        f"the IOC can't keep its settings in {path}: {problem}; give another file to "
+        "--autosave, or start it without."
+    )
+
+
+def _ensure_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -102,10 +134,7 @@ def ensure_writable(path: Path) -> None:
     except OSError as failure:
         problem = failure.strerror or str(failure)
     if problem:
-        raise StorageError(
-            f"the IOC can't keep its settings in {path}: {problem}; give another file to "
-            "--autosave, or start it without."
-        )
+        raise _unusable(path, problem)
 
 
 class Autosave:
@@ -122,6 +151,9 @@ class Autosave:
         What to save, by name without the prefix.
     connected
         Tells whether the device server is there to take settings.
+    settled
+        Tells whether it has those that clients had made. A server that started anew shows its
+        defaults before, which are not saved.
     on_state
         Is told ``Saved`` or ``Failed``, and when the file was written.
 
@@ -138,6 +170,7 @@ class Autosave:
         fields: Mapping[str, Field],
         *,
         connected: Callable[[], bool] = lambda: True,
+        settled: Callable[[], bool] = lambda: True,
         on_state: Callable[[str, float], None] | None = None,
     ) -> None:
         self.path = path
@@ -145,6 +178,7 @@ class Autosave:
         self._prefix = prefix
         self._fields = fields
         self._connected = connected
+        self._settled = settled
         self._on_state = on_state
         self._pending: dict[str, Any] = {}
         self._saved: dict[str, Any] | None = None
@@ -222,23 +256,31 @@ class Autosave:
 
     async def restore(self) -> None:
         """Put the settings back; those that need the device server wait until it is there."""
-        completions: list[asyncio.Future[None]] = []
+        completions: dict[asyncio.Future[None], str] = {}
         for name, value in tuple(self._pending.items()):
             field = self._fields[name]
+            completion: Completion = None
             try:
-                completion = None if _value(field) == value else _put(field, value)
+                if _value(field) != value:
+                    completion = _put(field, value)
+                elif field.claim is not None:
+                    field.claim()
             except PutRefusedError as error:
                 if not self._connected():
                     continue
                 _log.warning("a saved setting was not restored: %s", error)
             else:
                 if completion is not None:
-                    completions.append(completion)
+                    completions[completion] = name
+                    continue
             del self._pending[name]
         if completions:
             done, late = await asyncio.wait(completions, timeout=_RESTORE_TIMEOUT)
-            for completion in done:
-                refusal = None if completion.cancelled() else completion.exception()
+            for ended in done:
+                refusal = None if ended.cancelled() else ended.exception()
+                if refusal is not None and not self._connected():
+                    continue
+                del self._pending[completions[ended]]
                 if refusal is not None:
                     _log.warning("a saved setting was not restored: %s", refusal)
             if late:
@@ -268,6 +310,9 @@ class Autosave:
 
     def _values(self) -> dict[str, Any]:
         present = {name: _value(field) for name, field in self._fields.items()}
+        if not self._settled() and self._saved is not None:
+            kept = {name for name, field in self._fields.items() if field.claim is not None}
+            present |= {name: v for name, v in self._saved.items() if name in kept}
         # What could not be put back yet must not be lost.
         return {name: v for name, v in (present | self._pending).items() if v is not None}
 

@@ -6,6 +6,7 @@ Nothing here starts a motion; `ioc.motor` does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,9 @@ from ioc.record import Record
 __all__ = ["AxisRecord"]
 
 _log = logging.getLogger("ioc.motor")
+
+#: Settings that the server keeps: its name of each → the field.
+_KEPT = {"VELO": "VELO", "ACCL": "ACCL", "BDST": "BDST", "HLM": "DHLM", "LLM": "DLLM"}
 
 
 class AxisRecord(Record):
@@ -44,6 +48,7 @@ class AxisRecord(Record):
         self._link = link
         self._coordinates = Coordinates()
         self._settings: dict[str, float] = {}
+        self._restoring: set[str] = set()
         self._jog_speed = JogSpeed(self.name, link)
         handlers = {
             name.removeprefix("_put_").upper(): getattr(self, name)
@@ -53,7 +58,12 @@ class AxisRecord(Record):
         for suffix, (kind, writable, metadata) in motor_fields(spec).items():
             handler = handlers.get(suffix)
             self.add(suffix, kind, put=handler, read_only=not writable, **metadata)
+        for suffix in _KEPT:
+            self.fields[_KEPT[suffix]].claim = functools.partial(self._claim, suffix)
         self._set_dial_limits(spec.low, spec.high)
+
+    def _claim(self, suffix: str) -> None:
+        self._settings[suffix] = self._get(_KEPT[suffix])
 
     def _get(self, suffix: str) -> Any:
         return self.fields[suffix].current
@@ -223,10 +233,7 @@ class AxisRecord(Record):
         return completion
 
     def _server_settings(self) -> dict[str, float]:
-        return {
-            "VELO": self._get("VELO"), "ACCL": self._get("ACCL"), "BDST": self._get("BDST"),
-            "HLM": self._get("DHLM"), "LLM": self._get("DLLM"),
-        }  # fmt: skip
+        return {suffix: self._get(field) for suffix, field in _KEPT.items()}
 
     def _take_settings(self, values: Mapping[str, str]) -> None:
         for suffix in ("VELO", "ACCL", "BDST", "VMAX"):
@@ -266,7 +273,8 @@ class AxisRecord(Record):
         """Mark all values as invalid; remember the settings that clients had made."""
         super().lose_link()
         present = self._server_settings()
-        self._settings = {suffix: present[suffix] for suffix in self._settings}
+        for suffix in self._settings.keys() - self._restoring:
+            self._settings[suffix] = present[suffix]
 
     def restore(self) -> None:
         """Give settings that clients had made back to a device server that started anew."""
@@ -276,7 +284,13 @@ class AxisRecord(Record):
                 _log.info("restoring %s.%s to %g", self.name, suffix, value)
                 completion = self._configure(suffix, value)
                 if completion is not None:
-                    completion.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    self._restoring.add(suffix)
+                    completion.add_done_callback(functools.partial(self._restored, suffix))
+
+    def _restored(self, suffix: str, completion: asyncio.Future[None]) -> None:
+        self._restoring.discard(suffix)
+        if not completion.cancelled() and (failure := completion.exception()) is not None:
+            _log.warning("a setting was not restored: %s", failure)
 
 
 def _set_range(field: Field, low: float, high: float) -> None:

@@ -152,6 +152,8 @@ class Field:
         self.always_writable = False
         #: Called when a client's value is none for this field, before the put is refused.
         self.on_unusable: Callable[[], None] | None = None
+        #: Of a setting that the device server keeps: count its value as one that a client has put.
+        self.claim: Callable[[], None] | None = None
         self.stamp = stamp or Stamp()
         self.name = ""
         self._subscribers: dict[Any, Dispatcher] = {}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from caproto import AlarmSeverity, AlarmStatus
 
-from beamline.core.errors import BeamlineError
+from beamline.core.errors import BeamlineError, ConnectionLostError
 from beamline.core.pvs import AREA_DETECTOR, MACHINE, PVS, SCALER_CHANNELS
 from ioc.area_detector import AreaDetector
 from ioc.channel import Field
@@ -30,6 +30,7 @@ _log = logging.getLogger("ioc.database")
 _CHECK_PERIOD = 0.5
 _SAMPLE = "SAMPLE:SELECT"
 _ENERGY = "MONO:ENERGY"
+_EXPOSURE = "DET:EXPOSURE"
 _CAMERA = f"{AREA_DETECTOR}:"
 _FLY = "FLY:"
 _SCALER_SOURCES = (*SCALER_CHANNELS[1:], "DET:ELAPSED", "DET:COUNTING", "DET:EXPOSURE")
@@ -67,6 +68,9 @@ class Database:
                     prefix, row, self.link, self.inputs[readback] if readback else None
                 )
         self.scaler = Scaler(prefix, self.link)
+        exposure = self.inputs[_EXPOSURE]
+        assert isinstance(exposure, Output)  # noqa: S101  (an ao record)
+        self.scaler.keep_preset(exposure.claim)
         self.area_detector = AreaDetector(prefix, self.link)
         self.fly = FlyScan(prefix, self.link)
         self.records: list[Record] = [
@@ -84,6 +88,8 @@ class Database:
         self.records.extend(self.health.records.values())
         self.health.field("RECORD_CNT").post(float(len(self.records)))
         self._last: dict[str, str] = {}
+        #: Whether the device server has all settings that clients had made.
+        self.settled = True
 
     def channels(self) -> dict[str, Field]:
         """Every name that clients can connect to."""
@@ -169,6 +175,7 @@ class Database:
 
     def link_up(self) -> None:
         """Learn the names of the samples and restore what clients had set."""
+        self.settled = False
         self.health.neighbours_changed()
         self.link.send("SAMPLES", self._take_samples)
         for motor in self.motors.values():
@@ -178,6 +185,8 @@ class Database:
         self.fly.link_up()
 
     def _take_samples(self, answer: object) -> None:
+        if isinstance(answer, ConnectionLostError):
+            return
         if isinstance(answer, BeamlineError):
             _log.warning("the device server gave no sample names: %s", answer)
         else:
@@ -189,6 +198,12 @@ class Database:
         for record in self.inputs.values():
             if isinstance(record, Output):
                 record.restore()
+        # Answers come in order: this one is behind those to everything that was given back.
+        self.link.send("PING", self._settle)
+
+    def _settle(self, answer: object) -> None:
+        if not isinstance(answer, ConnectionLostError):
+            self.settled = True
 
     def link_down(self, reason: str) -> None:
         """Put every record into alarm."""

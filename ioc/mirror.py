@@ -191,6 +191,13 @@ class Output(Input):
         self._asked = 0
         self._set_by_client = False
         self._lost_value: float | None = None
+        self.value.claim = self.claim
+
+    def claim(self) -> None:
+        """Count the present value as one that a client has set."""
+        self._set_by_client = True
+        if not self._link.connected:
+            self._lost_value = self.value.current
 
     def put(self, value: float) -> Completion:
         """Send a client's value to the device server."""
@@ -231,7 +238,8 @@ class Output(Input):
 
     def lose_link(self) -> None:
         """Mark the value as invalid, and remember it if a client had set it."""
-        if self._set_by_client:
+        # A server that was lost again before it took the value has shown its default.
+        if self._set_by_client and self._lost_value is None:
             self._lost_value = self.value.current
         super().lose_link()
 

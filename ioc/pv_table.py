@@ -52,6 +52,8 @@ With `--autosave FILE` these are written, at most once a second and when the IOC
 when it starts, like a client's puts: what is out of range is refused and the default stays.
 Positions, the shutter, the attenuator and the sample in the beam are the hardware's, and are left
 alone. A file that can't be used is kept beside the new one; `FILE.bak` is that of the start before.
+A device server that starts anew is given the settings that it keeps, too. An IOC that finds another
+one with the same file (`FILE.lock`) does not start.
 DESC of every record is saved too.
 """
 

@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
@@ -173,6 +173,8 @@ class Scaler(Record):
 
         def answered(answer: Answer) -> None:
             if isinstance(answer, str):
+                if (claim := self.fields["TP"].claim) is not None:
+                    claim()
                 completion.set_result(None)
             else:
                 self._post_preset(before)
@@ -182,6 +184,10 @@ class Scaler(Record):
 
         self._link.send(f"PUT:{self._prefix}DET:EXPOSURE:{value:.17g}", answered)
         return completion
+
+    def keep_preset(self, claim: Callable[[], None]) -> None:
+        """Tell `claim` that the server's counting time is one that a client has set."""
+        self.fields["TP"].claim = claim
 
     def _put_preset_ticks(self, value: float) -> Completion:
         return self._put_preset_time(value / _FREQUENCY)

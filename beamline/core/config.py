@@ -70,7 +70,7 @@ class Settings(BaseModel):
     lock_step: bool = Field(
         False, description="simulated time passes with the commands: a seed repeats a run exactly"
     )
-    connection_timeout: float = Field(10.0, gt=0, description="seconds to wait for any PV")
+    connection_timeout: float = Field(30.0, gt=0, description="seconds to wait for any PV")
     callbacks_address: str | None = Field(
         None, description="address at which documents are published for callback servers"
     )

@@ -1,5 +1,6 @@
 """The IOC as a facility runs it: health records, write access, settings that survive."""
 
+import json
 import os
 import socket
 import subprocess
@@ -191,6 +192,53 @@ def test_a_jog_runs_at_its_own_speed(stack: Stack):
     with socket.create_connection(("127.0.0.1", stack.server_port), timeout=5) as server:
         server.sendall(b"GET:BL02:SAMPLE:X.VELO\n")
         assert server.recv(100).decode() == f"OK:{found['velo']:.17g}\n"
+
+
+def test_a_server_that_starts_anew_gets_what_autosave_found_on_its_predecessor(tmp_path: Path):
+    autosave = tmp_path / "settings.json"
+    with running(tmp_path, ioc_options=["--autosave", str(autosave)]) as stack:
+        stack.client(
+            """
+            put("SAMPLE:X.VELO", 321.0)
+            put("SAMPLE:X.DHLM", 777.0)
+            put("SCALER1.TP", 0.33)
+            put("AD1:cam1:AcquireTime", 0.07)
+            """
+        )
+        end = time.monotonic() + 10
+        while "321" not in autosave.read_text() or "0.07" not in autosave.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        other = subprocess.run(
+            [sys.executable, "-m", "ioc", "--port", "0", "--server",
+             f"127.0.0.1:{stack.server_port}", "--autosave", str(autosave)],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert (other.returncode, other.stdout, other.stderr.count("\n")) == (2, "", 1)
+        assert f"{autosave}: another IOC (process {stack.ioc.pid})" in other.stderr
+        stack.ioc.kill()
+        stack.start_ioc()  # the server has it all: nothing is put
+        stack.server.kill()
+        stack.restart_server()
+        found = stack.client(
+            """
+            def settings():
+                return [get("SAMPLE:X.VELO"), get("SAMPLE:X.DHLM"), get("SCALER1.TP"),
+                        get("AD1:cam1:AcquireTime_RBV")]
+            end = time.time() + 15
+            while get("SAMPLE:X.SEVR") or settings() != [321.0, 777.0, 0.33, 0.07]:
+                if time.time() > end:
+                    break
+                time.sleep(0.05)
+            time.sleep(1.5)
+            tell(found=settings())
+            """
+        )
+        assert found["found"] == [321.0, 777.0, 0.33, 0.07]
+        stack.ioc.kill()
+        values = json.loads(autosave.read_text())["values"]
+        names = ("SAMPLE:X.VELO", "SAMPLE:X.DHLM", "SCALER1.TP", "AD1:cam1:AcquireTime")
+        assert [values[name] for name in names] == [321.0, 777.0, 0.33, 0.07]
 
 
 def test_settings_survive_kill_and_restart_of_the_ioc_and_of_the_server(tmp_path: Path):

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from ioc_fakes import ScriptedLink, in_loop
 
+from beamline.core.errors import ConnectionLostError, StorageError
 from beamline.core.pvs import spec
-from ioc.autosave import Autosave, saved_fields
+from ioc.autosave import Autosave, locked, saved_fields
 from ioc.database import Database
 from ioc.fields import CharArray, Double, Enum, Long, String
+from ioc.mirror import Output
 from ioc.motor import Motor
 
 
@@ -156,6 +158,126 @@ async def test_settings_of_the_device_server_wait_for_it(tmp_path: Path):
     link.ok("PUT")
     await restoring
     assert chosen["SAMPLE:X.VELO"].current == 250.0
+
+
+@in_loop
+async def test_what_the_server_had_already_is_given_to_its_successor(tmp_path: Path):
+    path = tmp_path / "settings.json"
+    link = ScriptedLink()
+    motor = Motor("T:", spec("SAMPLE:X"), link)  # type: ignore[arg-type]
+    exposure = Output("T:", spec("DET:EXPOSURE"), link)  # type: ignore[arg-type]
+    settled = True
+    chosen = saved_fields("T:", [motor, exposure])
+
+    def news(velocity: float, high: float, seconds: float) -> None:
+        motor.mirror({"VELO": f"{velocity}", "HLM": f"{high}"}, time.time())
+        exposure.mirror(f"{seconds}", time.time())
+
+    news(321.0, 777.0, 0.33)
+    Autosave(path, "T:", chosen).save()
+    autosave = Autosave(path, "T:", chosen, settled=lambda: settled)
+    autosave.load()
+    await autosave.restore()
+    autosave.save()
+    assert link.sent == []
+    for record in (motor, exposure):
+        record.lose_link()
+    # A server that started anew, and is lost once more before it has taken anything.
+    settled = False
+    for attempt in range(2):
+        news(2000.0, 10000.0, 0.1)
+        chosen["SAMPLE:X.OFF"].post(float(attempt))
+        autosave.save()
+        values = json.loads(path.read_text())["values"]
+        assert (values["SAMPLE:X.VELO"], values["SAMPLE:X.DHLM"]) == (321.0, 777.0)
+        assert (values["DET:EXPOSURE"], values["SAMPLE:X.OFF"]) == (0.33, attempt)
+        link.sent.clear()
+        motor.restore()
+        if attempt:
+            exposure.restore()
+        for record in (motor, exposure):
+            if not attempt:
+                record.lose_link()
+        if not attempt:
+            link.lose()
+            link.connected = True
+            await asyncio.sleep(0)
+    assert {"PUT:T:SAMPLE:X.VELO:321", "PUT:T:SAMPLE:X.HLM:777"} <= set(link.sent)
+    assert link.sent[-1].startswith("PUT:T:DET:EXPOSURE:0.33")
+
+
+@in_loop
+async def test_what_a_lost_server_did_not_take_is_not_lost(tmp_path: Path):
+    path = tmp_path / "settings.json"
+    link = ScriptedLink()
+    motor = Motor("T:", spec("SAMPLE:X"), link)  # type: ignore[arg-type]
+    chosen = saved_fields("T:", [motor])
+    Autosave(path, "T:", chosen).save()
+    content = json.loads(path.read_text())
+    content["values"]["SAMPLE:X.VELO"] = 250.0
+    path.write_text(json.dumps(content))
+    autosave = Autosave(path, "T:", chosen, connected=lambda: link.connected)
+    autosave.load()
+    restoring = asyncio.create_task(autosave.restore())
+    await asyncio.sleep(0)
+    link.lose()
+    await restoring
+    autosave.save()
+    assert json.loads(path.read_text())["values"]["SAMPLE:X.VELO"] == 250.0
+    link.connected = True
+    again = asyncio.create_task(autosave.restore())
+    await asyncio.sleep(0)
+    link.ok("PUT")
+    await again
+    assert chosen["SAMPLE:X.VELO"].current == 250.0
+
+
+@in_loop
+async def test_the_scalers_time_is_one_that_a_client_has_set():
+    database = Database("T:", "127.0.0.1", 1)
+    link = ScriptedLink()
+    database.link = database.scaler._link = link  # type: ignore[assignment]
+    exposure = database.inputs["DET:EXPOSURE"]
+    exposure._link = link  # type: ignore[attr-defined]
+    database.update({"T:DET:EXPOSURE": "0.1"}, time.time())
+    database.scaler.fields["TP"].put(0.33)  # type: ignore[misc]
+    link.ok("PUT")
+    database.update({"T:DET:EXPOSURE": "0.33"}, time.time())
+    exposure.lose_link()
+    database.update({"T:DET:EXPOSURE": "0.1"}, time.time())
+    link.sent.clear()
+    database._take_samples("a,b")
+    assert link.sent[0].startswith("PUT:T:DET:EXPOSURE:0.33")
+    assert link.sent[-1] == "PING"
+    database.settled = False
+    database._settle(ConnectionLostError("gone"))
+    assert not database.settled
+    database._settle("PONG")
+    assert database.settled
+
+
+def test_two_processes_cannot_have_one_file(tmp_path: Path):
+    path = tmp_path / "new" / "settings.json"
+    code = """
+import sys
+from pathlib import Path
+from ioc.autosave import locked
+with locked(Path(sys.argv[1])):
+    print("READY", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(StorageError) as refusal, locked(path):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+    assert str(path) in str(refusal.value)
+    assert f"another IOC (process {process.pid})" in str(refusal.value)
+    with locked(path):
+        pass
 
 
 def test_what_is_saved_is_what_a_person_sets_up():
