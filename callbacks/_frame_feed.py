@@ -102,6 +102,8 @@ class FrameFeed:
         Streams with frames by uid of their descriptor.
     first : dict[str, tuple[float, str]]
         First reading, and its unit, of every number in streams without frames (baseline).
+    sparse : set[str]
+        Data keys whose frames are lists of photons (NXevent_data); they are not delivered.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class FrameFeed:
     ) -> None:
         self.streams: dict[str, ImageStream] = {}
         self.first: dict[str, tuple[float, str]] = {}
+        self.sparse: set[str] = set()
         self._image_key, self._geometry, self._timeout = image_key, geometry, timeout
         self._scalars: dict[str, dict[str, str]] = {}
         self._resources: dict[str, Mapping[str, Any]] = {}
@@ -139,6 +142,8 @@ class FrameFeed:
                 self._event(event)
         elif name in ("stream_resource", "resource"):
             self._resources[doc["uid"]] = doc
+            if "event_id" in doc.get("parameters", {}):
+                self._leave_out(doc["data_key"])
         elif name == "datum":
             self._datum(doc)
         elif name == "datum_page":
@@ -186,9 +191,17 @@ class FrameFeed:
         if stream is None:
             keys = doc["data_keys"].items()
             self._scalars[uid] = {k: v.get("units") or "" for k, v in keys if is_scalar(v)}
-        else:
+        elif stream.image_key not in self.sparse:
             self.streams[uid] = stream
             self._ranges[uid] = []
+
+    def _leave_out(self, image_key: str) -> None:
+        self.sparse.add(image_key)
+        for uid, stream in tuple(self.streams.items()):
+            if stream.image_key == image_key:
+                del self.streams[uid], self._ranges[uid]
+        kept = (item for item in self._pending if item.descriptor in self.streams)
+        self._pending = collections.deque(kept)
 
     def _event(self, doc: Mapping[str, Any]) -> None:
         uid = doc["descriptor"]

@@ -36,10 +36,11 @@ __all__ = ["COUNTS", "CXIWriter", "Finder"]
 class CXIWriter:
     """Document consumer that writes the frames of every run, with their peaks, to CXI files.
 
-    A run without images gives no file. Images are arrays of rank 2 or 3 that lie outside of the
-    events, or in them if `image_key` names them or their geometry is known. Files are named
-    ``{prefix}_{YYYYMMDD}_{HHMMSS}_chunk{NNNN}.cxi`` after the start of the run (UTC), so that a
-    replay gives the same names; a ``.geom`` and a ``.lst`` for CrystFEL lie beside them.
+    A run without images gives no file, nor do sparse frames (lists of photons). Images are arrays
+    of rank 2 or 3 that lie outside of the events, or in them if `image_key` names them or their
+    geometry is known. Files are named ``{prefix}_{YYYYMMDD}_{HHMMSS}_chunk{NNNN}.cxi`` after the
+    start of the run (UTC), so that a replay gives the same names; a ``.geom`` and a ``.lst`` for
+    CrystFEL lie beside them.
 
     An event that can't be stored (no frame, another shape, no photon energy, no geometry) is
     counted and listed in the file, and the next good one is written. The log has each reason once

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from event_model import compose_stream_resource
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO
+from ophyd.utils.epics_pvs import AlarmStatus
 
 from beamline.core.errors import ConfigurationError, DetectorError
 from devices._channel_access import Sample
@@ -76,6 +77,9 @@ class AreaDetector(Device):
     late_frames
         Frames of the last acquisition that were exposed later than their time stamps say, because
         the simulation or its consumer could not keep up.
+    overflow_frames
+        Sparse frames of the last acquisition that lack photons, because an event frame holds half a
+        photon per pixel at most; ``trigger`` fails with any. The file keeps them.
     distance, beam_x, beam_y, pixel_x, pixel_y, photon_energy
         Geometry as the IOC states it: mm, pixels (fs, ss), m, eV.
     """
@@ -109,6 +113,7 @@ class AreaDetector(Device):
         FreshSignal, "cam1:ArrayCounter_RBV", write_pv="cam1:ArrayCounter", kind="omitted"
     )
     late_frames = Cpt(EpicsSignalRO, "cam1:LateFrames_RBV", kind="omitted")
+    overflow_frames = Cpt(FreshSignalRO, "cam1:OverflowFrames_RBV", kind="omitted")
     status_message = Cpt(EpicsSignalRO, "cam1:StatusMessage_RBV", kind="omitted", string=True)
     size_x = Cpt(EpicsSignalRO, "cam1:SizeX_RBV", kind="omitted")
     size_y = Cpt(EpicsSignalRO, "cam1:SizeY_RBV", kind="omitted")
@@ -172,7 +177,8 @@ class AreaDetector(Device):
         -------
         Operation
             Done when the frame is in the file. It fails with `DetectorError` if camera and file
-            disagree about it, with `ConnectionLostError` if the IOC goes away.
+            disagree about it or a sparse frame lacks photons, with `ConnectionLostError` if the IOC
+            goes away.
 
         Raises
         ------
@@ -363,8 +369,7 @@ class AreaDetector(Device):
             capturing, status = read_many([self.capture, self.write_status])
             if status.value or status.severity >= INVALID:
                 raise DetectorError(
-                    f"the file writer of {self.name} reports: {get(self.write_message)!r} "
-                    f"({self.write_status.pvname}, alarm {status.alarm})."
+                    f"the file writer of {self.name} reports: {self._write_problem(status)}."
                 )
             if capturing.value == wanted:
                 return
@@ -379,6 +384,16 @@ class AreaDetector(Device):
         if self.acquire.connected:
             self.acquire.put(0, use_complete=False, force=True)
 
+    def _write_problem(self, status: Sample) -> str:
+        message = str(get(self.write_message))
+        if message:
+            problem = repr(message)
+        elif status.status == AlarmStatus.COMM:
+            problem = "the IOC has lost its connection to the device server"
+        else:
+            problem = "no reason given"
+        return f"{problem} ({self.write_status.pvname}, alarm {status.alarm})"
+
     def _acquiring(self, timeout: float) -> bool:
         (acquire,) = read_many([self.acquire], timeout)
         return bool(acquire.value)
@@ -386,16 +401,14 @@ class AreaDetector(Device):
     def _outcome(self) -> list[Any]:
         return [
             self.acquire, self.array_counter, self.num_captured, self.dropped, self.write_status,
+            self.overflow_frames,
         ]  # fmt: skip
 
     def _verify(self, operation: Operation, samples: list[Sample]) -> None:
-        acquire, taken, captured, dropped, status = samples
+        acquire, taken, captured, dropped, status, overflows = samples
         before, self._captured = self._captured, int(captured.value)
         if status.value or status.severity >= INVALID:
-            raise DetectorError(
-                f"{operation.what} was not written: {get(self.write_message)!r} "
-                f"({self.write_status.pvname}, alarm {status.alarm})."
-            )
+            raise DetectorError(f"{operation.what} was not written: {self._write_problem(status)}.")
         if acquire.severity >= INVALID:
             raise DetectorError(
                 f"{operation.what} was not taken: {self.acquire.pvname} is in alarm, "
@@ -416,5 +429,10 @@ class AreaDetector(Device):
                 f"{operation.what} is missing: the camera has taken {taken.value} frames, the "
                 f"file holds {captured.value} where {expected} were expected, {dropped.value} "
                 f"were dropped ({self.num_captured.pvname}, {self.dropped.pvname})."
+            )
+        if overflows.value:
+            raise DetectorError(
+                f"{operation.what} lacks photons: {get(self.status_message)} "
+                f"({self.overflow_frames.pvname} is {overflows.value})."
             )
         self._new_row = before // self.frames_per_event

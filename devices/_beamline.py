@@ -6,11 +6,11 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ophyd import Device
 
-from beamline.core.errors import ConfigurationError, ConnectionLostError
+from beamline.core.errors import ConfigurationError, ConnectionLostError, DetectorError
 from devices._area_detector import AreaDetector
 from devices._axis import Axis
 from devices._component import Named
@@ -116,6 +116,19 @@ class Beamline(Device):
                 f"{timeout:g} s: {' '.join(str(error).split())}"
             ) from None
         return self
+
+    def trigger(self) -> NoReturn:
+        """Refuse: read as a whole, the events of a run would refer to frames that nobody took.
+
+        Raises
+        ------
+        DetectorError
+            Always; it names the devices to give to the plan instead.
+        """
+        raise DetectorError(
+            f"{self.name} can't be triggered as a whole, the frames of {self.area_detector.name} "
+            "would be lost: give the plan its detectors, such as bl.area_detector or bl.counters."
+        )
 
     def make_safe(self) -> list[str]:
         """Stop motors and detectors and close the shutter, at once and without a plan.

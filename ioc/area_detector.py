@@ -106,6 +106,8 @@ class AreaDetector:
         self._lost = False
         self._dead = False
         self._late = 0
+        self._overflows = 0
+        self._overflows_before = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._settings: dict[str, float] = {}
         self._deferred: dict[str, float] = {}
@@ -160,6 +162,7 @@ class AreaDetector:
         cam.readback("AcquireBusy", Enum, 0, enum_strings=("Done", "Acquiring"))
         cam.readback("NumImagesCounter_RBV", Long, 0)
         cam.readback("LateFrames_RBV", Long, 0)
+        cam.readback("OverflowFrames_RBV", Long, 0)
         cam.readback("TimeRemaining_RBV", Double, 0.0, **seconds)
         cam.readback("DetectorState_RBV", Enum, _IDLE, enum_strings=_STATES)
         cam.readback("StatusMessage_RBV", CharArray, "")
@@ -307,6 +310,8 @@ class AreaDetector:
         self._exposure_began = time.monotonic()
         self._accepted = self._ended = self._lost = False
         self._first = self._total
+        self._overflows_before = self._overflows
+        self.cam.set("OverflowFrames_RBV", 0)
         self._link.send(f"ACQUIRE:{self._images}", self._answered)
 
     def _release(self) -> None:
@@ -372,6 +377,7 @@ class AreaDetector:
                 return
             self.cam.set("DetectorState_RBV", _IDLE)
             self._tell_lateness()
+            self._tell_overflow()
             self._end()
 
     def _tell_lateness(self) -> None:
@@ -387,6 +393,20 @@ class AreaDetector:
         self.cam.set_text("StatusMessage_RBV", problem)
         self.status.touch()
         self.status.set_alarm(AlarmStatus.TIMEOUT, AlarmSeverity.MINOR_ALARM)
+
+    def _tell_overflow(self) -> None:
+        """Say that photons are missing in some frames, which is worse than lateness."""
+        overflows = self.cam.get("OverflowFrames_RBV")
+        if not overflows:
+            return
+        problem = (
+            f"{overflows} {'frames' if overflows > 1 else 'frame'} had more photons than an event "
+            "frame holds; use dense frames or less light"
+        )
+        _log.error("%sAcquire: %s", self.cam.prefix, problem)
+        self.cam.set_text("StatusMessage_RBV", problem)
+        self.status.touch()
+        self.status.set_alarm(AlarmStatus.HWLIMIT, AlarmSeverity.MAJOR_ALARM)
 
     def _count(self, taken: int) -> None:
         before = self.cam.get("NumImagesCounter_RBV")
@@ -481,6 +501,12 @@ class AreaDetector:
         if "LATE" in values:
             self._late = int(float(values["LATE"]))
             self.cam.set("LateFrames_RBV", self._late)
+        if "OVERFLOWS" in values:
+            self._overflows = int(float(values["OVERFLOWS"]))
+            if self.cam.get("Acquire_RBV"):
+                # A server that was started again counts from 0.
+                risen = max(0, self._overflows - self._overflows_before)
+                self.cam.set("OverflowFrames_RBV", risen)
         if "LOST" in values:
             self._lost = bool(float(values["LOST"]))
         if "FAULT" in values:

@@ -85,6 +85,7 @@ _DESCRIPTIONS = _PLUGIN | {
     "cam1:Noise": "Noise of ADSimDetector, not available",
     "cam1:NumExposuresCounter": "Exposures of the present frame",
     "cam1:Offset": "Offset of ADSimDetector, not available",
+    "cam1:OverflowFrames": "Event frames that lack photons",
     "cam1:PeakVariation": "Peaks of ADSimDetector, not available",
     "cam1:ReadStatus": "Read the status now (it always is)",
     "cam1:Reset": "Stop whatever the camera does",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from bluesky.protocols import Movable, Readable
+from bluesky.protocols import Movable, Readable, WritesExternalAssets
 
 from beamline.core.errors import BeamlineError
 from beamline.plans.metadata import name_of
@@ -106,13 +106,22 @@ def check_readable(argument: str, device: Any) -> None:
     Raises
     ------
     PlanArgumentError
-        Naming the argument and what was found.
+        Naming the argument and what was found. A device is refused too if a part of it has frames
+        in files that it would not refer to itself: events without their frames.
     """
     if _is_text_or_class(device) or not isinstance(device, Readable):
         raise PlanArgumentError(
             f"{argument} must be a device, found {_shown(device)}: give the device itself, such as "
             "bl.counters."
         )
+    if isinstance(device, WritesExternalAssets) or not hasattr(device, "walk_subdevices"):
+        return
+    for name, part in device.walk_subdevices():
+        if isinstance(part, WritesExternalAssets):
+            raise PlanArgumentError(
+                f"{argument} must be one detector, found {device.name}, which has several devices "
+                f"and would lose the frames of {part.name}: give its part, {device.name}.{name}."
+            )
 
 
 def check_common(

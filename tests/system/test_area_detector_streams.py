@@ -9,7 +9,11 @@ import bluesky.plans as bp
 import h5py
 import numpy as np
 import pytest
+from bluesky.utils import FailedStatus
 
+from beamline.core.errors import DetectorError
+from beamline.plans import stills
+from beamline.plans.arguments import PlanArgumentError
 from callbacks.nexus import NeXusWriter
 
 pytestmark = pytest.mark.system
@@ -65,3 +69,26 @@ def test_the_documents_of_sparse_frames_lead_to_their_photons(ad, engine, docs, 
     (nexus,) = (tmp_path / "nexus").glob("*.nxs")
     with h5py.File(nexus) as file:
         assert file["entry/exit_status"][()] == b"success"
+
+
+def test_a_run_fails_whose_sparse_frames_lack_photons(ad, engine, docs):
+    ad.sparse.set("Events").wait(10)
+    ad.exposure.set(1.0).wait(10)
+    with pytest.raises(FailedStatus) as caught:
+        engine(bp.count([ad], 3))
+    assert isinstance(caught.value.__cause__, DetectorError)
+    stop = docs.all("stop")[-1]
+    assert stop["exit_status"] == "fail"
+    assert "1 frame had more photons than an event frame holds; use dense frames" in stop["reason"]
+    ad.exposure.set(0.002).wait(10)
+    engine(bp.count([ad], 2))
+    assert docs.all("stop")[-1]["exit_status"] == "success"
+
+
+def test_the_whole_beamline_is_no_detector(bl, engine, docs):
+    with pytest.raises(PlanArgumentError, match=r"beamline\.area_detector"):
+        engine(stills(bl, 2))
+    assert not docs.all("start")
+    with pytest.raises(DetectorError, match="frames of ad1 would be lost"):
+        engine(bp.count([bl], 2))
+    assert docs.all("stop")[-1]["exit_status"] == "fail"

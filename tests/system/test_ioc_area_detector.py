@@ -118,6 +118,35 @@ tell(late=late, punctual=outcome(), name=aget("HDF1:FullFileName_RBV", as_string
     np.testing.assert_allclose(np.diff(stamps), 0.002 / 5, atol=2e-6)
 
 
+def test_event_frames_that_lack_photons_are_told(stack: Stack, tmp_path: Path):
+    found = stack.client(
+        SETUP
+        + """
+aput("cam1:Sparse", "Events")
+aput("cam1:SimMode", "Still")
+aput("cam1:AcquirePeriod", 0.2)
+def outcome(exposure):
+    aput("cam1:AcquireTime", exposure)
+    aput("cam1:NumImages", 3)
+    aput("cam1:Acquire", 1)
+    return [aget("cam1:OverflowFrames_RBV"), aget("cam1:StatusMessage_RBV", as_string=True),
+            severity("cam1:DetectorState_RBV"), severity("cam1:Acquire")]
+tell(bright=outcome(1.0), dim=outcome(0.002))
+"""
+    )
+    assert found["bright"] == [
+        3,
+        "3 frames had more photons than an event frame holds; use dense frames or less light",
+        2,
+        0,
+    ]
+    count, message, severity, _ = found["dim"]
+    assert count == 0
+    assert "photons" not in message
+    assert severity < 2
+    assert "3 frames had more photons" in stack.log()
+
+
 def test_the_file_closes_by_itself_after_num_capture(stack: Stack, tmp_path: Path):
     found = stack.client(
         SETUP

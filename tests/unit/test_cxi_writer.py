@@ -773,3 +773,23 @@ def test_bad_pixels_are_in_the_file_and_in_the_geometry(tmp_path, frames):
 def test_wrong_settings_are_refused(tmp_path, options, words):
     with pytest.raises(ConfigurationError, match=words):
         CXIWriter(tmp_path, **options)
+
+
+@pytest.mark.parametrize("refer_first", [True, False])
+def test_events_are_not_searched_for_peaks_and_give_no_file(tmp_path, frames, caplog, refer_first):
+    documents = stills(frames, 3)
+    for name, doc in documents:
+        if name == "stream_resource":
+            doc["parameters"] |= {
+                "dataset": "/entry/events/event_index",
+                "event_id": "/entry/events/event_id",
+            }
+    if not refer_first:
+        last = ("stream_resource", "stream_datum", "stop")
+        documents.sort(key=lambda item: last.index(item[0]) if item[0] in last else -1)
+    with caplog.at_level(logging.INFO):
+        writer = feed(CXIWriter(tmp_path / "cxi", frame_timeout=60.0), documents)
+    assert not list(tmp_path.glob("cxi/*"))
+    assert not writer.files
+    assert not writer.errors
+    assert caplog.text.count("which are not searched for peaks") == 1
