@@ -52,6 +52,7 @@ def test_the_documents_of_sparse_frames_lead_to_their_photons(ad, engine, docs, 
     writer = NeXusWriter(tmp_path / "nexus")
     engine.subscribe(writer)
     ad.sparse.set("Events").wait(10)
+    ad.exposure.set(0.002).wait(10)
     engine(bp.count([ad], 3))
     descriptor = docs.descriptor("primary")
     key = descriptor["data_keys"]["ad1_image"]

@@ -79,6 +79,7 @@ def test_frames_of_the_detector_come_with_the_documents(
 
 def test_a_run_with_sparse_frames_is_in(engine, docs, bl, detector, tmp_path):
     detector.sparse.set("Events").wait(10)
+    detector.exposure.set(0.002).wait(10)
     with JournalWriter(tmp_path / "journal") as journal:
         engine.subscribe(journal)
         engine(plans.count([detector, bl.counters], 3))

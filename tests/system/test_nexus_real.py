@@ -196,7 +196,8 @@ def test_photons_of_sparse_frames_are_linked_as_they_are(
     writer = NeXusWriter(tmp_path / "nexus", frames="virtual")
     engine.subscribe(writer)
     saxs.sparse.set("Events").wait(10)
-    engine(stills(saxs, 3, exposure=0.2))
+    saxs.sim_mode.set("Still").wait(10)
+    engine(stills(saxs, 3, exposure=0.002))
     (path,) = writer.files
     # A list of photons is not what NXsas calls data.
     check_valid(path, None, validators)
