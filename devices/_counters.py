@@ -10,9 +10,9 @@ from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
 from beamline.core.errors import DetectorError
-from devices._channel_access import Sample
+from devices._channel_access import Sample, asked
 from devices._component import Named
-from devices._operation import Operation
+from devices._operation import READ_TIMEOUT, Operation, believed
 from devices._signals import (
     INVALID,
     FreshSignal,
@@ -26,6 +26,22 @@ __all__ = ["IonChambers"]
 
 #: Seconds that a count may take beyond its counting time.
 _GRACE = 10.0
+
+
+#: How far the time counted may be from the preset, relative and in seconds: ticks of the clock.
+_TIME_RTOL, _TIME_ATOL = 1e-3, 1e-6
+
+
+class _Exposure(VerifiedSignal):
+    """The counting time; its device knows what this session has set it to."""
+
+    def set(
+        self, value: float, *, timeout: float | None = None, settle_time: float | None = None
+    ) -> Operation:
+        status = super().set(value, timeout=timeout, settle_time=settle_time)
+        if self.parent.preset is not None:
+            self.parent.preset = float(value)
+        return status
 
 
 def _channel(number: int, name: str, kind: str = "hinted") -> Any:
@@ -48,6 +64,8 @@ class IonChambers(Device):
     plot_signal : str
         Data key that the default plots of the files show: the beam behind the sample, where `i0`
         is noise. May be changed.
+    preset : float or None
+        While staged: the counting time (s) that every count must have, whatever others set.
     """
 
     plot_signal = "itrans"
@@ -59,7 +77,7 @@ class IonChambers(Device):
     irefer = _channel(5, "irefer")
     idiffr = _channel(6, "idiffr", "normal")
     exposure = Named(
-        VerifiedSignal,
+        _Exposure,
         ".T",
         write_pv=".TP",
         name="exposure",
@@ -74,6 +92,7 @@ class IonChambers(Device):
         self._operation: Operation | None = None
         self._latest: dict[str, dict[str, Any]] | None = None
         self._latched_at: float | None = None
+        self.preset: float | None = None
         super().__init__(prefix, name=name, **kwargs)
 
     def __repr__(self) -> str:
@@ -86,8 +105,9 @@ class IonChambers(Device):
         Returns
         -------
         Operation
-            Done when the counts are in. It fails with `DetectorError` if nothing was counted or
-            a channel is in alarm, with `ConnectionLostError` if the IOC goes away.
+            Done when the counts are in. It fails with `DetectorError` if nothing was counted, for
+            another time than set, or if a channel is in alarm, with `ConnectionLostError` if the
+            IOC goes away.
 
         Raises
         ------
@@ -106,7 +126,11 @@ class IonChambers(Device):
             f"the count of {preset:g} s on {self.count.pvname}",
             timeout_after=preset + _GRACE,
             busy=self._counting,
-            channels=[signal.channel for signal in (self.count, *self._recorded())],
+            channels=[
+                self.exposure.put_channel,
+                self.exposure.channel,
+                *(signal.channel for signal in (self.count, *self._recorded())),
+            ],
             verify=self._verify,
             error=DetectorError,
             on_timeout=self._put_stop,
@@ -131,14 +155,26 @@ class IonChambers(Device):
         """End the count when a plan is paused: the point is taken again afterwards."""
         self.stop(success=True)
 
+    def stage(self) -> list[object]:
+        """Hold the counting time: from now on only `exposure.set` of this session may change it."""
+        (sample,) = self._read_preset()
+        staged: list[object] = super().stage()
+        self.preset = float(sample.value)
+        return staged
+
     def unstage(self) -> list[object]:
         """End a count that is still running."""
+        self.preset = None
         self.stop()
         return super().unstage()
 
     def _put_stop(self) -> None:
         if self.count.connected:
             self.count.put(0, use_complete=False, force=True)
+
+    def _read_preset(self) -> list[Sample]:
+        channels = [self.exposure.put_channel]
+        return believed(channels, asked(channels, READ_TIMEOUT), "no answer")
 
     def _recorded(self) -> list[Any]:
         return [c for _, c in self._get_components_of_kind(Kind.normal)]
@@ -156,7 +192,7 @@ class IonChambers(Device):
 
     def _verify(self, operation: Operation, read: list[Sample]) -> None:
         signals = self._recorded()
-        count, *samples = read
+        preset, elapsed, count, *samples = read
         invalid = [
             (signal, sample)
             for signal, sample in zip(signals, samples, strict=True)
@@ -177,6 +213,16 @@ class IonChambers(Device):
             raise DetectorError(
                 f"{operation.what} did not take place: {signals[0].pvname} has the time stamp of "
                 "the count before, or the scaler is counting for somebody else."
+            )
+        expected = preset.value if self.preset is None else self.preset
+        if not operation.stopped and not math.isclose(
+            elapsed.value, expected, rel_tol=_TIME_RTOL, abs_tol=_TIME_ATOL
+        ):
+            ended = "ended early" if elapsed.value < expected else "took too long"
+            raise DetectorError(
+                f"{operation.what} {ended}: {elapsed.value:g} s of {expected:g} s "
+                f"({self.exposure.pvname}; {self.exposure.setpoint_pvname} is {preset.value:g} s); "
+                "somebody else has stopped it or changed the preset."
             )
         self._latched_at = latched_at
         self._latest = self._reading(samples)

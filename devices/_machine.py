@@ -17,6 +17,7 @@ from devices._signals import (
     CommandSignal,
     FreshSignalRO,
     VerifiedSignal,
+    latest,
     read_fresh,
     read_many,
 )
@@ -93,6 +94,19 @@ class Shutter(_FreshDevice):
         """
         (status,) = read_many([self.status])
         return bool(status.value)
+
+    @property
+    def found_closed(self) -> bool:
+        """Whether its monitor has told that the shutter is closed, and it still is.
+
+        As long as the monitor says that it is open, nobody is asked.
+
+        Raises
+        ------
+        ConnectionLostError
+            If its status can't be read.
+        """
+        return not latest(self.status) and not self.is_open
 
     def set(self, value: str | int) -> StatusBase:
         """Open or close the shutter.

@@ -23,7 +23,7 @@ from bluesky.utils import (
 )
 
 from beamline.core.errors import BeamlineError, MotorLimitError
-from beamline.plans._beam import watching_beam
+from beamline.plans._beam import closing, tripped, watching_beam
 from beamline.plans.metadata import name_of, running_engine
 
 __all__ = [
@@ -125,8 +125,9 @@ def guarded_run(
     detectors, motors
         Staged for the run; stopped on an error.
     shutter
-        Opened for the run, or None. With one, the run needs beam: it fails when the ring has none,
-        unless a suspender waits for it.
+        Opened for the run, or None. With one, the run needs beam: it fails when the ring has none
+        or somebody closes the shutter, unless a suspender waits for it; the point is taken again
+        then.
     baseline
         Read before and after, unless the RunEngine does so itself.
     settings
@@ -173,7 +174,9 @@ def guarded_run(
         if isinstance(error, RequestStop):
             yield from bps.close_run("success", _reason(run_engine, "stop"))
         elif isinstance(error, FailedPause):
-            yield from bps.close_run("abort", "it was paused where it could not have gone on")
+            why = "; ".join(tripped(run_engine))
+            reason = "it was paused where it could not have gone on"
+            yield from bps.close_run("abort", f"{reason}: {why}" if why else reason)
         elif isinstance(error, RunEngineControlException):
             yield from bps.close_run("abort", _reason(run_engine, "abort"))
         else:
@@ -198,7 +201,7 @@ def guarded_run(
 
     def close() -> Plan:
         if shutter is not None:
-            yield from bps.abs_set(shutter, "Close", wait=True)
+            yield from closing(shutter, bps.abs_set(shutter, "Close", wait=True))
 
     def make_safe(error: Exception) -> Plan:  # noqa: ARG001
         if not made_safe:
@@ -271,7 +274,7 @@ def _make_safe(
             if problem is not None:
                 problems.append(f"{name_of(device)} was not stopped ({problem})")
     if shutter is not None:
-        problem = yield from attempt(_set_and_wait(shutter, "Close"))
+        problem = yield from attempt(_close(shutter))
         if problem is not None:
             problems.append(f"{name_of(shutter)} was not closed ({problem})")
     for device in staged:
@@ -293,6 +296,13 @@ def _set_and_wait(device: Any, value: Any) -> Callable[[list[Any]], Plan]:
         group = f"cleanup-{id(statuses)}"
         statuses.append((yield from bps.abs_set(device, value, group=group)))
         yield from bps.wait(group)
+
+    return plan
+
+
+def _close(shutter: Any) -> Callable[[list[Any]], Plan]:
+    def plan(statuses: list[Any]) -> Plan:
+        yield from closing(shutter, _set_and_wait(shutter, "Close")(statuses))
 
     return plan
 

@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from bluesky.utils import FailedStatus
+from bluesky.suspenders import SuspendFloor
+from bluesky.utils import FailedStatus, RunEngineInterrupted
 
 from beamline.core.errors import BeamLostError, DetectorError, MotionError
 from beamline.plans import fly_scan
@@ -77,3 +78,22 @@ def test_a_stuck_motor_cannot_fly(engine, docs, bl, device):
     engine(fly_scan(bl.sample.x, 0, 100, 100, dwell=0.1))
     assert docs.stop["exit_status"] == "success"
     assert docs.stop["num_events"]["primary"] == 100
+
+
+def test_a_suspender_that_ends_a_flight_is_the_reason(engine, docs, bl, device):
+    def pull_down(name, doc):
+        if "sample_x" in doc["data"]:
+            bl.attenuator.factor.put(0.5)
+
+    engine.subscribe(pull_down, "event_page")
+    engine.install_suspender(SuspendFloor(bl.attenuator.factor, 0.9, tripped_message="too weak"))
+    try:
+        engine(fly_scan(bl.sample.x, 0, 10, 1001, dwell=0.5))
+    except RunEngineInterrupted:
+        pass
+    finally:
+        engine.clear_suspenders()
+        bl.attenuator.set(1.0).wait(GRACE)
+    assert docs.stop["exit_status"] == "abort"
+    assert "could not have gone on: Signal attenuator = 0.5 fell below 0.9" in docs.stop["reason"]
+    assert "too weak" in docs.stop["reason"]

@@ -2,11 +2,12 @@
 failed status, as the reason in the stop document; and once it is mended all works again.
 """
 
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
-from bluesky.suspenders import SuspendFloor
+from bluesky.suspenders import SuspendBoolLow, SuspendFloor
 from bluesky.utils import FailedStatus
 from ophyd import EpicsSignalRO
 from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
@@ -298,3 +299,114 @@ def test_a_cut_connection(engine, docs, bl, device):
     until(lambda: alarm(bl.counters.i0) == NO_ALARM)
     until(lambda: alarm(bl.sample.x.user_readback) == NO_ALARM)
     works(engine, docs, bl)
+
+
+class TooLate(SuspendBoolLow):
+    """A suspender that is installed and never trips."""
+
+    def _should_suspend(self, value):
+        return False
+
+
+def once(engine, number, action):
+    """Do something after event `number` of the next run; the token to unsubscribe."""
+    done = []
+
+    def act(name, doc):
+        if doc["seq_num"] == number and "i0" in doc["data"] and not done:
+            done.append(True)
+            action()
+
+    return engine.subscribe(act, "event")
+
+
+def test_a_suspender_that_does_not_trip_saves_no_point_without_beam(
+    engine, docs, bl, device, monkeypatch
+):
+    monkeypatch.setattr("beamline.plans._beam._PATIENCE", 1.0)
+    once(engine, 4, lambda: device.request("FAULT:FAULTY:RING:CURRENT:DUMP"))
+    engine.install_suspender(TooLate(bl.ring.current))
+    _, reason = failing(engine, docs, scan(bl), BeamLostError)
+    assert "FAULTY:RING:CURRENT is 0 mA" in reason
+    assert "No suspender has tripped for 1 s" in reason
+    assert [event["data"]["i0"] > 10000 for event in docs.events("primary")] == [True] * 4
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.ring.current) == NO_ALARM)
+
+
+def test_a_point_is_taken_again_when_the_beam_is_back_before_the_suspender(
+    engine, docs, bl, device
+):
+    def dump_and_refill():
+        device.request("FAULT:FAULTY:RING:CURRENT:DUMP")
+        threading.Timer(0.5, device.request, ["FAULT:FAULTY:RING:CURRENT:NONE"]).start()
+
+    once(engine, 4, dump_and_refill)
+    engine.install_suspender(TooLate(bl.ring.current))
+    engine(scan(bl))
+    assert docs.stop["exit_status"] == "success"
+    assert len(docs.events("primary")) == 11
+    assert min(event["data"]["i0"] for event in docs.events("primary")) > 100
+
+
+def test_a_shutter_closed_by_somebody_ends_the_run(engine, docs, bl):
+    once(engine, 4, lambda: bl.shutter.set("Close").wait(GRACE))
+    _, reason = failing(engine, docs, scan(bl), BeamLostError)
+    assert "FAULTY:SHUTTER:STATUS is closed" in reason
+    assert [event["data"]["i0"] > 10000 for event in docs.events("primary")] == [True] * 4
+    works(engine, docs, bl)
+
+
+def test_a_suspender_on_the_shutter(engine, docs, bl):
+    """It waits while somebody has the shutter closed, and not when the plan itself closes it."""
+
+    def close_and_open():
+        bl.shutter.set("Close").wait(GRACE)
+        threading.Timer(0.5, bl.shutter.command.put, [1]).start()
+
+    bl.shutter.set("Open").wait(GRACE)
+    engine.install_suspender(SuspendBoolLow(bl.shutter.status, sleep=0.1))
+    until(lambda: not engine.suspenders[0].tripped)
+    hung = threading.Timer(20, engine.clear_suspenders)
+    hung.start()
+    try:
+        for number in (1, 2):  # the second begins with the shutter closed
+            token = once(engine, 4, close_and_open)
+            engine(scan(bl))
+            engine.unsubscribe(token)
+            assert docs.stop["exit_status"] == "success", number
+            assert docs.stop["num_events"]["primary"] == 11
+            assert not bl.shutter.is_open
+        counts = [doc["data"]["i0"] for doc in docs.all("event") if "i0" in doc["data"]]
+        assert min(counts) > 10000
+        # The way out after a failure closes it as well.
+        bl.counters.exposure.set(50).wait(GRACE)  # 1 s
+        once(engine, 1, lambda: threading.Timer(0.5, bl.counters.count.put, [0]).start())
+        with pytest.raises(FailedStatus):
+            engine(scan(bl, stop=10))
+        assert not bl.shutter.is_open
+        assert len(engine.suspenders) == 1
+    finally:
+        hung.cancel()
+        engine.clear_suspenders()
+        bl.counters.exposure.set(0.01).wait(GRACE)
+
+
+@pytest.mark.parametrize(
+    ("signal", "value", "words"),
+    [("count", 0, "ended early"), ("exposure", 0.1, "ended early")],
+)
+def test_a_count_that_somebody_disturbs_is_no_point(engine, docs, bl, signal, value, words):
+    bl.counters.exposure.set(50).wait(GRACE)  # 1 s
+
+    def disturb():
+        threading.Timer(0.5, getattr(bl.counters, signal).put, [value]).start()
+
+    once(engine, 2, disturb)
+    try:
+        _, reason = failing(engine, docs, scan(bl, stop=10, num=4))
+    finally:
+        bl.counters.exposure.set(0.01).wait(GRACE)
+    assert words in reason
+    assert "s of 50 s (FAULTY:SCALER1.T; FAULTY:SCALER1.TP" in reason
+    assert {event["data"]["exposure"] for event in docs.events("primary")} == {50.0}

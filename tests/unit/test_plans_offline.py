@@ -1,5 +1,7 @@
 """Plans against soft devices: documents, order of actions, limits, and what happens on errors."""
 
+from types import SimpleNamespace
+
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import event_model
@@ -8,13 +10,15 @@ import pytest
 from bluesky import RunEngine
 from bluesky.preprocessors import SupplementalData
 from bluesky.simulators import summarize_plan
-from bluesky.utils import FailedStatus, RunEngineInterrupted
+from bluesky.utils import FailedStatus, Msg, RunEngineInterrupted
 from ophyd import Component as Cpt
 from ophyd import Device, Signal, SoftPositioner
 from ophyd.status import DeviceStatus
+from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
 
-from beamline.core.errors import MotorLimitError
+from beamline.core.errors import ConnectionLostError, MotorLimitError
 from beamline.plans import linear_scan, mesh_scan, safe_state, stills, xafs_scan
+from beamline.plans._beam import watching_beam
 from beamline.plans.arguments import PlanArgumentError
 from beamline.plans.metadata import run_engine_metadata
 from beamline.session import DataStore, make_run_engine
@@ -662,3 +666,19 @@ def test_plans_are_what_tools_look_for():
         plan = getattr(beamline.plans, name)
         assert inspect.isgeneratorfunction(plan)
         assert "Parameters" in plan.__doc__
+
+
+def test_a_lost_link_is_not_taken_for_a_lost_beam():
+    current = SimpleNamespace(
+        pvname="BL99:RING:CURRENT", value=400.0,
+        alarm_status=AlarmStatus.COMM, alarm_severity=AlarmSeverity.INVALID,
+    )  # fmt: skip
+    shutter = SimpleNamespace(parent=SimpleNamespace(ring=SimpleNamespace(current=current)))
+
+    def body():
+        yield Msg("create", None, name="primary")
+
+    with pytest.raises(ConnectionLostError, match="is the device server running") as caught:
+        list(watching_beam(body(), shutter))
+    assert "BL99:RING:CURRENT is in alarm (COMM, INVALID)" in str(caught.value)
+    assert "suspender" not in str(caught.value)
