@@ -11,7 +11,7 @@ SOURCES := $(wildcard ioc/device_server/src/*.[ch])
 INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint types unit system build docs-pvs fuzz sanitize valgrind quality clean
+.PHONY: help demo test slow install lint types unit system build docs-pvs fuzz sanitize valgrind quality clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -19,8 +19,11 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the files (SAMPLE=FILE.xdi, OUTPUT=DIR)
 	$(BIN)/beamline demo --output-dir $(OUTPUT) $(if $(SAMPLE),--sample $(SAMPLE))
 
-test: lint types ## Run linters, type checks and all tests
-	$(BIN)/pytest $(PARALLEL)
+test: lint types ## Run linters, type checks and all tests but the slow ones
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
+
+slow: $(VENV)/.installed-test ## Run the tests that take minutes (kills, restarts, callback and catalogue servers)
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 lint: $(VENV)/.installed-test ## Run the linters
 	$(BIN)/ruff check .

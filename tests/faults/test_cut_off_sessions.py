@@ -24,7 +24,7 @@ from beamline.nexus.compare import compare_files
 from beamline.recovery import recover
 from callbacks.nexus import NeXusWriter
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 KILLS = int(os.environ.get("BEAMLINE_KILLS", "5"))
 TESTS = Path(__file__).parents[1]

@@ -21,6 +21,8 @@ from beamline.documents.network import DocumentPublisher, DocumentSubscriber
 from beamline.nexus.compare import compare_files
 from callbacks.nexus import NeXusWriter
 
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
 PYTHON_PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 

@@ -41,6 +41,7 @@ def program(name):
 
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.system,
     pytest.mark.timeout(600),
     pytest.mark.skipif(

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from ioc_stack import Stack, running
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 
 RESTARTS = int(os.environ.get("RESTARTS", "2"))
 OUTAGE = float(os.environ.get("OUTAGE", "0"))
