@@ -22,7 +22,7 @@ from beamline.catalog._client import opened
 from beamline.documents import Fanout, Journal, JournalWriter
 from beamline.documents.replay import CUT_OFF
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 
 def alive(pid):

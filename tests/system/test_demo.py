@@ -141,6 +141,8 @@ def test_an_interrupt_leaves_no_process_and_valid_files(tmp_path: Path, line: st
         [sys.executable, "-m", "beamline", "demo", "--output-dir", str(tmp_path / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "TEST_MARK": str(tmp_path)},
+        # A shell lets its background jobs, and so the tests in one, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     while line and line not in (told := process.stdout.readline()):
