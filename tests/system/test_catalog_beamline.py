@@ -10,7 +10,7 @@ from beamline.catalog._client import opened
 from beamline.documents import JournalWriter
 from beamline.plans import fly_scan
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -133,8 +133,10 @@ def test_a_measured_spectrum_comes_back(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("line", "seconds"),
-    [("", 0.3), ("Starting", 0.7), ("Starting", 3.0), ("Line scan of sample_y", 1.0),
-     ("XAFS scan", 0.5), ("Replay", 0.2)],
+    [("", 0.3), ("Starting", 0.7), ("Line scan of sample_y", 1.0),
+     pytest.param("Starting", 3.0, marks=pytest.mark.slow),
+     pytest.param("XAFS scan", 0.5, marks=pytest.mark.slow),
+     pytest.param("Replay", 0.2, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_an_interrupt_leaves_no_process_and_valid_files(tmp_path: Path, line: str, seconds: float):
     process = subprocess.Popen(

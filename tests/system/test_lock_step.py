@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 # XAFS, a mesh, a flight and stills: all that moves, counts, exposes and opens shutters.
 SESSION = """

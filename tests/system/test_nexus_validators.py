@@ -28,7 +28,7 @@ from nexus_validators import COMMUNITY, OFFICIAL, BothValidators, complaints, de
 from callbacks.nexus import NeXusWriter
 from callbacks.nxsas import export
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 #: What both definitions of NXxas in one entry need, and what a run says about itself.
 KNOWN_TO_NOBODY = (
