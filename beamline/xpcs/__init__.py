@@ -1,0 +1,1 @@
+"""X-ray photon correlation spectroscopy: files, maps, correlators and fits."""
