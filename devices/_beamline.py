@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ophyd import Device
+from ophyd.signal import EpicsSignalBase
 
 from beamline.core.errors import ConfigurationError, ConnectionLostError, DetectorError
 from devices._area_detector import AreaDetector
@@ -18,8 +19,12 @@ from devices._counters import IonChambers
 from devices._flyer import Flyer
 from devices._machine import Attenuator, Environment, Ring, Shutter
 from devices._motors import DetectorArm, Monochromator, SampleStage
+from devices._signals import channel_access_errors
 
 __all__ = ["Beamline"]
+
+#: Seconds between two attempts to hear of connected PVs what ophyd has missed.
+_PATIENCE = 1.0
 
 
 class Beamline(Device):
@@ -103,9 +108,13 @@ class Beamline(Device):
         """
         deadline = time.monotonic() + timeout
         signals = [walk.item for walk in self.walk_signals()]
+        urge = time.monotonic() + _PATIENCE
         while missing := [signal for signal in signals if not signal.connected]:
             if time.monotonic() > deadline:
                 raise ConnectionLostError(_not_connected(missing, len(signals), timeout))
+            if time.monotonic() > urge:
+                _urge(missing, deadline)
+                urge = time.monotonic() + _PATIENCE
             time.sleep(0.02)
         # What is left is ophyd's own bookkeeping: the first values of subscriptions.
         try:
@@ -153,6 +162,21 @@ class Beamline(Device):
         except Exception as error:  # noqa: BLE001
             problems.append(f"{self.shutter.name} was not closed: {error}")
         return problems
+
+
+def _urge(signals: list[Any], deadline: float) -> None:
+    """Ask once more for what ophyd asks only once.
+
+    A signal is connected when metadata and access rights have come. ophyd looks when the metadata
+    come and not when the access rights do, and asks for the metadata only once.
+    """
+    for signal in signals:
+        if not isinstance(signal, EpicsSignalBase) or time.monotonic() > deadline:
+            continue
+        if all(signal._connection_states.values()):  # noqa: SLF001
+            signal._set_event_if_ready()  # noqa: SLF001
+            with contextlib.suppress(TimeoutError, *channel_access_errors()):
+                signal.wait_for_connection(timeout=1.0)
 
 
 def _not_connected(missing: list[Any], total: int, timeout: float) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "VerifiedSignal",
     "answers",
+    "channel_access_errors",
     "get",
     "latest",
     "read_fresh",
@@ -232,7 +233,7 @@ def latest(signal: Any) -> Any:
     return value if isinstance(value, (int, float, str)) else signal.get()
 
 
-def _channel_access_errors() -> tuple[type[Exception], ...]:
+def channel_access_errors() -> tuple[type[Exception], ...]:
     """All that pyepics raises when a connection is dead or dies; they have no common base."""
     from epics import ca
 
@@ -248,7 +249,7 @@ def answers(what: str) -> Iterator[None]:
     ConnectionLostError
         ``<what> (<their words>): is the IOC running?``
     """
-    errors: tuple[type[Exception], ...] = (TimeoutError, *_channel_access_errors())
+    errors: tuple[type[Exception], ...] = (TimeoutError, *channel_access_errors())
     try:
         yield
     except errors as error:

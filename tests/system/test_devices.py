@@ -88,6 +88,19 @@ def test_the_sample_is_chosen_by_name(bl):
         bl.sample.select.set("Unobtainium")
 
 
+@pytest.mark.parametrize("late", ["metadata", "access rights"])
+def test_what_ophyd_missed_while_connecting_is_asked_again(bl, late):
+    signal = bl.sample.x.user_setpoint
+    # As ophyd leaves a signal whose metadata could not be got, or whose access rights came last.
+    if late == "metadata":
+        signal._received_first_metadata[signal.pvname] = False
+    signal._metadata["connected"] = False
+    signal._signal_is_ready.clear()
+    assert not signal.connected
+    bl.connect(timeout=20)
+    assert signal.connected
+
+
 def test_missing_pvs_are_named():
     beamline = Beamline("NOWHERE:")
     with pytest.raises(ConnectionLostError, match=r"NOWHERE:RING:CURRENT.*EPICS_CA_ADDR_LIST"):

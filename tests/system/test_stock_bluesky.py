@@ -65,13 +65,14 @@ def test_ours_and_theirs_in_one_scan(engine, docs, stock, bl):
     assert docs.stop["exit_status"] == "success"
 
 
-def test_a_scan_that_only_moves_arrives_everywhere(engine, docs, stock):
+def test_a_scan_that_only_moves_arrives_everywhere(engine, docs, bl):
     # Nothing between the moves: the end of one and the beginning of the next are as near as can be.
-    x, *_ = stock
-    engine(bp.scan([], x, 0, 1, 101))
+    # Stock `EpicsMotor` loses the end of a move when it is moved again while it still clears its
+    # subscriptions, so this is asked of our own axis only.
+    engine(bp.scan([], bl.sample.x, 0, 1, 101))
     targets = np.linspace(0, 1, 101)
-    np.testing.assert_array_equal(column(docs, "x_user_setpoint"), targets)
-    np.testing.assert_allclose(column(docs, "x"), targets, atol=1e-6)
+    np.testing.assert_allclose(column(docs, "sample_x_user_setpoint"), targets, atol=1e-9)
+    np.testing.assert_allclose(column(docs, "sample_x"), targets, atol=1e-6)
 
 
 def test_a_closed_shutter_suspends_a_scan_until_it_is_open(engine, docs, bl):
