@@ -105,8 +105,9 @@ def guarded_run(
     *,
     detectors: Sequence[Any],
     motors: Sequence[Any],
-    shutter: Any | None,
-    baseline: Sequence[Any],
+    beamline: Any | None,
+    use_shutter: bool,
+    baseline: Sequence[Any] | None,
     settings: Sequence[tuple[Any, float]] = (),
     changes: Sequence[Any] = (),
 ) -> Plan:
@@ -124,12 +125,14 @@ def guarded_run(
         For the start document.
     detectors, motors
         Staged for the run; stopped on an error.
-    shutter
-        Opened for the run, or None. With one, the run needs beam: it fails when the ring has none
+    beamline
+        Has the shutter and the baseline devices; None if the devices belong to no beamline.
+    use_shutter
+        Open the shutter for the run. The run needs beam then: it fails when the ring has none
         or somebody closes the shutter, unless a suspender waits for it; the point is taken again
         then.
     baseline
-        Read before and after, unless the RunEngine does so itself.
+        Read before and after, unless the RunEngine does so itself; by default the beamline's.
     settings
         Signals and the values that they get for the run.
     changes
@@ -140,6 +143,10 @@ def guarded_run(
     str
         Uid of the run.
     """
+    shutter = getattr(beamline, "shutter", None) if use_shutter else None
+    if baseline is None:
+        baseline = getattr(beamline, "baseline", ())
+    read_before_and_after = list(baseline)
     touched = list(dict.fromkeys([*(signal for signal, _ in settings), *changes]))
     before = [(signal, _setpoint(signal)) for signal in touched]
     baseline_seen: list[str] = []
@@ -188,7 +195,7 @@ def guarded_run(
 
     def take_points() -> Plan:
         # A RunEngine with SupplementalData has read its baseline right after the start document.
-        ours = list(baseline) if not baseline_seen else []
+        ours = read_before_and_after if not baseline_seen else []
         yield from read_baseline(ours)
         yield from bps.stage_all(*detectors)
         yield from watching_beam(body(), shutter)

@@ -280,8 +280,9 @@ def _flight(
             metadata,
             detectors=[flyer],
             motors=[sweep.axis],
-            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
-            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            beamline=beamline,
+            use_shutter=use_shutter,
+            baseline=baseline,
         )
     )
 

@@ -124,8 +124,9 @@ def linear_scan(
             metadata,
             detectors=detectors,
             motors=[motor],
-            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
-            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            beamline=beamline,
+            use_shutter=use_shutter,
+            baseline=baseline,
             settings=settings,
         )
     )
@@ -250,8 +251,9 @@ def mesh_scan(
             metadata,
             detectors=detectors,
             motors=motors,
-            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
-            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            beamline=beamline,
+            use_shutter=use_shutter,
+            baseline=baseline,
             settings=settings,
         )
     )

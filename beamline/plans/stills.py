@@ -96,8 +96,9 @@ def stills(
             metadata,
             detectors=triggered,
             motors=[],
-            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
-            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            beamline=beamline,
+            use_shutter=use_shutter,
+            baseline=baseline,
             settings=settings,
         )
     )

@@ -157,8 +157,9 @@ def xafs_scan(
             metadata,
             detectors=readers,
             motors=[motor],
-            shutter=getattr(beamline, "shutter", None) if use_shutter else None,
-            baseline=getattr(beamline, "baseline", ()) if baseline is None else baseline,
+            beamline=beamline,
+            use_shutter=use_shutter,
+            baseline=baseline,
             changes=timers,
         )
     )
