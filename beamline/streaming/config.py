@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,6 +35,9 @@ __all__ = [
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_S = TypeVar("_S", bound=_Section)
 
 
 class RaySettings(_Section):
@@ -181,16 +184,20 @@ class SystemSettings(_Section):
     )
 
 
+def _defaults(section: type[_S]) -> _S:
+    return section.model_validate({})
+
+
 class WriterConfig(_Section):
     """All settings of ``cxi-writer``."""
 
-    ray: RaySettings = RaySettings()
-    queue: QueueSettings = QueueSettings()
-    processing: ProcessingSettings = ProcessingSettings()
-    peak_finding: PeakFindingSettings = PeakFindingSettings()
-    geometry: GeometrySettings = GeometrySettings()
-    output: OutputSettings = OutputSettings()
-    system: SystemSettings = SystemSettings()
+    ray: RaySettings = _defaults(RaySettings)
+    queue: QueueSettings = _defaults(QueueSettings)
+    processing: ProcessingSettings = _defaults(ProcessingSettings)
+    peak_finding: PeakFindingSettings = _defaults(PeakFindingSettings)
+    geometry: GeometrySettings = _defaults(GeometrySettings)
+    output: OutputSettings = _defaults(OutputSettings)
+    system: SystemSettings = _defaults(SystemSettings)
 
     @model_validator(mode="after")
     def _spill_needs_queue(self) -> WriterConfig:
@@ -285,7 +292,9 @@ def validated(config: Mapping[str, Any] | WriterConfig, source: str = "dict") ->
                     f"{_hint(f'{section}.{key}', str(key))}"
                 )
     try:
-        return WriterConfig(**{name: dict(values or {}) for name, values in config.items()})
+        return WriterConfig.model_validate(
+            {name: dict(values or {}) for name, values in config.items()}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
