@@ -36,7 +36,8 @@ __all__ = ["COUNTS", "CXIWriter", "Finder"]
 class CXIWriter:
     """Document consumer that writes the frames of every run, with their peaks, to CXI files.
 
-    A run without images gives no file, nor do sparse frames (lists of photons). Images are arrays
+    A run without images gives no file, nor do sparse frames (lists of photons) and runs whose
+    start document says ``technique: XPCS``. Images are arrays
     of rank 2 or 3 that lie outside of the events, or in them if `image_key` names them or their
     geometry is known. Files are named ``{prefix}_{YYYYMMDD}_{HHMMSS}_chunk{NNNN}.cxi`` after the
     start of the run (UTC), so that a replay gives the same names; a ``.geom`` and a ``.lst`` for
@@ -159,6 +160,9 @@ class CXIWriter:
         self._router = PerRunRouter([self._new_run])
 
     def _new_run(self, start: Mapping[str, Any]) -> Iterable[Consumer]:
+        # Speckle has no peaks, and a series is far too long to look for any.
+        if start.get("technique") == "XPCS":
+            return
         run = CXIRun(start, self.settings, self.statistics, self.files.append, self.errors.append)
         self._runs[start["uid"]] = run
         yield run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from urllib.parse import quote
 from event_model import compose_stream_resource
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO
+from ophyd.status import DeviceStatus
 from ophyd.utils.epics_pvs import AlarmStatus
 
 from beamline.core.errors import ConfigurationError, DetectorError
@@ -55,6 +56,9 @@ class AreaDetector(Device):
     Events refer to them by ``stream_resource`` and ``stream_datum``: datum i is row i of the data
     set, or rows i·n to (i+1)·n with n frames per event. The counters of camera and file are
     compared for every event, so that a lost frame fails the run.
+
+    A series of frames is taken without a gap by flying: ``prepare(number)``, ``kickoff``,
+    ``complete``; each ``collect`` then refers to the frames that have reached the file since.
 
     Sparse frames (``sparse`` is ``Events``) have a stream resource whose ``dataset`` is the
     ``event_index`` of an NXevent_data group: row i is the place in ``event_id`` (a parameter) of
@@ -139,6 +143,9 @@ class AreaDetector(Device):
         self._operation: Operation | None = None
         self._armed = False
         self._captured = 0
+        self._series = 0
+        self._referred = 0
+        self._taken = 0
         self._new_row: int | None = None
         self._resource: Any = None
         self._resource_is_new = False
@@ -191,23 +198,88 @@ class AreaDetector(Device):
         """
         if not self._armed:
             raise DetectorError(f"{self.name} was triggered but is not staged: stage it first.")
+        if self._series:
+            raise DetectorError(f"{self.name} was triggered but is set up for a series of frames.")
         if self._resource is None:
-            self._open_file()
+            self._open_file(self.frames_per_event)
         self._new_row = None
         exposure, period = (s.value for s in read_many([self.exposure, self.period]))
         duration = exposure + period + (self.frames_per_event - 1) * max(exposure, period)
-        operation = Operation(
+        what = f"frame {self._captured} of {self.acquire.pvname}"
+        return self._take(what, duration + _GRACE, self._acquiring)
+
+    def prepare(self, value: int) -> DeviceStatus:
+        """Get ready for a series of `value` frames, into a file of its own.
+
+        Raises
+        ------
+        DetectorError
+            If the detector is not staged or has begun a file, if an event has several frames, or
+            if the file writer does not open a file.
+        ConfigurationError
+            If `directory` is not set or the IOC can't see it.
+        ConnectionLostError
+            If the IOC doesn't answer.
+        """
+        if not self._armed or self._resource is not None or self.frames_per_event != 1:
+            raise DetectorError(
+                f"{self.name} cannot take a series: it must be staged, have one frame per event "
+                "and no file yet."
+            )
+        self._open_file(value)
+        self._series, self._referred = value, 0
+        return _finished(self)
+
+    def kickoff(self) -> DeviceStatus:
+        """Begin the series that was prepared.
+
+        Raises
+        ------
+        DetectorError
+            If none was.
+        ConnectionLostError
+            If it can't be started.
+        """
+        if not self._series:
+            raise DetectorError(f"{self.name} was kicked off without a series: prepare it first.")
+        exposure, period = (s.value for s in read_many([self.exposure, self.period]))
+        what = f"the series of {self._series} frames of {self.acquire.pvname}"
+        self._take(what, exposure + max(exposure, period) + _GRACE, self._progressing)
+        return _finished(self)
+
+    def complete(self) -> Operation:
+        """Return the status of the series; it fails as that of `trigger` does.
+
+        Raises
+        ------
+        DetectorError
+            If none was kicked off.
+        """
+        if not self._series or self._operation is None:
+            raise DetectorError(f"{self.name} cannot complete a series: none was kicked off.")
+        return self._operation
+
+    @property
+    def acquiring(self) -> bool:
+        """Whether frames of ours are still being taken."""
+        return self._operation is not None and not self._operation.done
+
+    def _take(self, what: str, seconds: float, busy: Callable[[float], bool]) -> Operation:
+        self._operation = Operation(
             self,
-            f"frame {self._captured} of {self.acquire.pvname}",
-            timeout_after=duration + _GRACE,
-            busy=self._acquiring,
+            what,
+            timeout_after=seconds,
+            busy=busy,
             channels=[signal.channel for signal in self._outcome()],
             verify=self._verify,
             error=DetectorError,
             on_timeout=self._put_stop,
         )
-        self._operation = operation
-        return operation.begin(self.acquire, 1)
+        return self._operation.begin(self.acquire, 1)
+
+    def describe_collect(self) -> dict[str, dict[str, Any]]:
+        """Describe the frames of a series."""
+        return {self.image_key: self.describe()[self.image_key]}
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Describe the frames: type, shape (panels, ss, fs), and that they are in another file."""
@@ -234,6 +306,9 @@ class AreaDetector(Device):
         DetectorError
             If there is none: an event without its frame would go unnoticed.
         """
+        if self._series:
+            yield from self._refer_to_series()
+            return
         if self._new_row is None:
             raise DetectorError(f"{self.name} was read without a new frame: trigger it first.")
         row, self._new_row = self._new_row, None
@@ -244,6 +319,19 @@ class AreaDetector(Device):
             "stream_datum",
             self._resource.compose_stream_datum(indices={"start": row, "stop": row + 1}),
         )
+
+    def _refer_to_series(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Refer to the frames of the series that the file has got since the last time."""
+        (captured,) = read_many([self.num_captured])
+        first, stop = self._referred, min(int(captured.value), self._series)
+        if stop <= first:
+            return
+        self._referred = stop
+        if self._resource_is_new:
+            self._resource_is_new = False
+            yield "stream_resource", self._resource.stream_resource_doc
+        indices = {"start": first, "stop": stop}
+        yield "stream_datum", self._resource.compose_stream_datum(indices=indices)
 
     def get_index(self) -> int:
         """Return the number of events whose frames are in the file."""
@@ -271,6 +359,7 @@ class AreaDetector(Device):
         """
         self.stop()
         self._armed = False
+        self._series = 0
         open_file, self._resource = self._resource, None
         try:
             if open_file is not None:
@@ -284,7 +373,7 @@ class AreaDetector(Device):
             unstaged: list[object] = super().unstage()
         return unstaged
 
-    def _open_file(self) -> None:
+    def _open_file(self, frames: int) -> None:
         if self.directory is None:
             raise ConfigurationError(
                 f"{self.name} has no folder for its frames: set {self.name}.directory, or give "
@@ -308,7 +397,7 @@ class AreaDetector(Device):
             (self.num_capture, 0),
             (self.enable_callbacks, 1),
             (self.image_mode, "Multiple"),
-            (self.num_images, self.frames_per_event),
+            (self.num_images, frames),
             (self.array_counter, 0),
         ):
             self._put(signal, value)
@@ -398,6 +487,14 @@ class AreaDetector(Device):
         (acquire,) = read_many([self.acquire], timeout)
         return bool(acquire.value)
 
+    def _progressing(self, timeout: float) -> bool:
+        """As `_acquiring`; while frames come, a series may take as long as it needs."""
+        acquire, taken = read_many([self.acquire, self.array_counter], timeout)
+        if taken.value != self._taken and self._operation is not None:
+            self._taken = taken.value
+            self._operation.prolong()
+        return bool(acquire.value)
+
     def _outcome(self) -> list[Any]:
         return [
             self.acquire, self.array_counter, self.num_captured, self.dropped, self.write_status,
@@ -418,7 +515,7 @@ class AreaDetector(Device):
             if operation.stop_is_success:
                 return
             raise DetectorError(f"{operation.what} was stopped before its end.")
-        expected = before + self.frames_per_event
+        expected = before + (self._series or self.frames_per_event)
         if (
             captured.value != expected
             or before % self.frames_per_event  # left over from an event that was interrupted
@@ -436,3 +533,9 @@ class AreaDetector(Device):
                 f"({self.overflow_frames.pvname} is {overflows.value})."
             )
         self._new_row = before // self.frames_per_event
+
+
+def _finished(device: Device) -> DeviceStatus:
+    status = DeviceStatus(device)
+    status.set_finished()
+    return status

@@ -112,6 +112,10 @@ class Operation(DeviceStatus):
         # The device decides itself how to stop: after a lost connection there is nothing to stop.
         super().__init__(device, call_stop_on_failure=False, settle_time=settle_time)
 
+    def prolong(self) -> None:
+        """Count the time until it has failed from now on: it makes progress."""
+        self._started = time.monotonic()
+
     def begin(self, signal: Any, value: float) -> Operation:
         """Put `value` to `signal` with completion and guard it until it ends."""
         self._started = self._looked = time.monotonic()

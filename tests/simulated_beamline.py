@@ -14,10 +14,13 @@ from beamline.core.config import Settings, load_settings
 from beamline.core.epics import client_environment
 from beamline.core.processes import Child, free_port
 from beamline.simulation import start_ioc, start_server
+from ioc.simulator import start_device_server
 
-MAIN_PORT, SPARE_PORT, FAULTY_PORT = free_port(), free_port(), free_port()
+MAIN_PORT, SPARE_PORT, FAULTY_PORT, SPECKLE_PORT = (free_port() for _ in range(4))
 os.environ.update(client_environment(MAIN_PORT))
-os.environ["EPICS_CA_ADDR_LIST"] += f" 127.0.0.1:{SPARE_PORT} 127.0.0.1:{FAULTY_PORT}"
+os.environ["EPICS_CA_ADDR_LIST"] += "".join(
+    f" 127.0.0.1:{port}" for port in (SPARE_PORT, FAULTY_PORT, SPECKLE_PORT)
+)
 
 TIME_SCALE = 50.0
 
@@ -53,7 +56,23 @@ def start_stack(prefix: str, port: int, folder: Path, time_scale: float = TIME_S
         environment={}, prefix=prefix, device_port=0, ioc_port=port, time_scale=time_scale,
         sample=("Cu", "Fe"),
     )  # fmt: skip
-    server = start_server(settings, folder)
+    return _with_ioc(settings, folder, start_server(settings, folder))
+
+
+def start_speckle_stack(folder: Path, *, time_scale: float, seed: int = 1, **config) -> Stack:
+    """Start a beamline whose detector sees speckle, with settings of the simulated physics."""
+    settings = load_settings(environment={}, prefix="SPECKLE:", ioc_port=SPECKLE_PORT)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "speckle.conf"
+    file.write_text("".join(f"{key} = {value}\n" for key, value in config.items()))
+    server = start_device_server(
+        prefix=settings.prefix, seed=seed, time_scale=time_scale, config=file,
+        log=folder / "device-server.log",
+    )  # fmt: skip
+    return _with_ioc(settings, folder, server)
+
+
+def _with_ioc(settings: Settings, folder: Path, server: Child) -> Stack:
     try:
         ioc = start_ioc(settings, f"127.0.0.1:{server.info['port']}", folder)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Plans: line, mesh and fly scans, XAFS, stills; all with baseline, metadata and a safe end.
+"""Plans: line, mesh and fly scans, XAFS, stills, XPCS; all with baseline, metadata and a safe end.
 
 The points that they visit come from `beamline.plans.points`.
 """
@@ -8,6 +8,7 @@ from beamline.plans.fly import fly_scan, fly_xafs
 from beamline.plans.scans import linear_scan, mesh_scan
 from beamline.plans.stills import stills
 from beamline.plans.xafs import xafs_scan
+from beamline.plans.xpcs import xpcs_series
 
 __all__ = [
     "fly_scan",
@@ -17,4 +18,5 @@ __all__ = [
     "safe_state",
     "stills",
     "xafs_scan",
+    "xpcs_series",
 ]

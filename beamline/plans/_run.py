@@ -108,7 +108,7 @@ def guarded_run(
     beamline: Any | None,
     use_shutter: bool,
     baseline: Sequence[Any] | None,
-    settings: Sequence[tuple[Any, float]] = (),
+    settings: Sequence[tuple[Any, float | str]] = (),
     changes: Sequence[Any] = (),
 ) -> Plan:
     """Run the body of a plan: open shutter, start document, baseline, body, baseline, stop.
@@ -221,7 +221,7 @@ def guarded_run(
         for signal, value in before:
             problem = yield from attempt(_set_and_wait(signal, value))
             if problem is not None:
-                _log.error("%s was not set back to %g: %s", signal.name, value, problem)
+                _log.error("%s was not set back to %s: %s", signal.name, value, problem)
 
     return (
         yield from bpp.contingency_wrapper(measure(), except_plan=make_safe, final_plan=restore)
@@ -338,6 +338,6 @@ def attempt(make_plan: Callable[[list[Any]], Plan]) -> Generator[Msg, Any, Excep
     return error
 
 
-def _setpoint(signal: Any) -> float:
+def _setpoint(signal: Any) -> float | str:
     value = signal.setpoint if hasattr(signal, "setpoint") else signal.get()
-    return float(value)
+    return value if isinstance(value, str) else float(value)

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 from nexus_validators import BothValidators
-from simulated_beamline import MAIN_PORT, SPARE_PORT, Documents, Stack, start_stack
+from simulated_beamline import (
+    MAIN_PORT,
+    SPARE_PORT,
+    Documents,
+    Stack,
+    start_speckle_stack,
+    start_stack,
+)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +56,31 @@ def fragile_bl(fragile, tmp_path):
 
     beamline = Beamline(fragile.prefix, frames_dir=tmp_path / "frames")
     beamline.connect(timeout=20)
+    yield beamline
+    beamline.destroy()
+
+
+@pytest.fixture(scope="session")
+def speckle(tmp_path_factory) -> Iterator[Stack]:
+    """A beamline with a small detector that sees spheres diffuse."""
+    stack = start_speckle_stack(
+        tmp_path_factory.mktemp("speckle"),
+        time_scale=5,
+        detector_nx=128, detector_ny=128, beam_centre_x_px=60.4, beam_centre_y_px=66.7,
+        beam_stop_px=6, detector_distance_m=0.05, diffusion_A2_per_s=400, flux_counts_per_s=1e5,
+    )  # fmt: skip
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="session")
+def speckle_bl(speckle, tmp_path_factory):
+    """The connected devices of that beamline, speckle in its detector."""
+    from devices import Beamline
+
+    beamline = Beamline(speckle.prefix, frames_dir=tmp_path_factory.mktemp("speckle-frames"))
+    beamline.connect(timeout=20)
+    beamline.area_detector.sim_mode.set("Speckle").wait(10)
     yield beamline
     beamline.destroy()
 
