@@ -63,7 +63,9 @@ class Peaks:
 
     def take(self, selection: slice | npt.NDArray[Any]) -> Peaks:
         """Return the peaks that an index array, a boolean array or a slice selects."""
-        return replace(self, **{f.name: getattr(self, f.name)[selection] for f in fields(self)})
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {key: value for key, value in columns.items() if isinstance(value, np.ndarray)}
+        return replace(self, **{key: value[selection] for key, value in arrays.items()})
 
     def strongest(self, number: int) -> Peaks:
         """Return the first `number` peaks (all of them if there are fewer)."""
