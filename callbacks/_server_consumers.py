@@ -175,7 +175,7 @@ class CatalogTask(Task):
     # A run that is complete in a catalogue is never looked at again.
     closes_interrupted = False
 
-    def __init__(self, policy: Policy, directory: Path) -> None:
+    def __init__(self, policy: Policy, directory: Path, uri: str | None = None) -> None:
         from beamline.catalog import CatalogFeed
         from beamline.documents.journal import JournalWriter
 
@@ -186,7 +186,7 @@ class CatalogTask(Task):
             if not _has_stop(path):
                 path.unlink()
         self._writer = JournalWriter(self._journal)
-        self._feed = CatalogFeed(directory)
+        self._feed = CatalogFeed(directory, uri)
         self._feed.start()
 
     def begin(self, start: Mapping[str, Any]) -> list[Consumer]:  # noqa: ARG002
@@ -230,7 +230,7 @@ def _has_stop(path: Path) -> bool:
 BUILT_IN = ("nexus", "cxi", "catalog")
 
 
-def make_task(text: str, policy: Policy, directory: Path) -> Task:
+def make_task(text: str, policy: Policy, directory: Path, catalog_uri: str | None = None) -> Task:
     """Make a consumer from what the command line says.
 
     Parameters
@@ -242,6 +242,8 @@ def make_task(text: str, policy: Policy, directory: Path) -> Task:
         Where `text` gives none.
     directory
         Files go below it.
+    catalog_uri
+        Address of a tiled server for ``catalog``; without one its catalogue is below `directory`.
 
     Raises
     ------
@@ -259,7 +261,7 @@ def make_task(text: str, policy: Policy, directory: Path) -> Task:
     if name == "cxi":
         return CXITask(chosen, directory / "cxi")
     if name == "catalog":
-        return CatalogTask(chosen, directory)
+        return CatalogTask(chosen, directory, catalog_uri)
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
         raise ConfigurationError(
             f"there is no consumer {name!r}: expected {', '.join(BUILT_IN)} or module:factory."

@@ -53,6 +53,8 @@ class CallbackServer:
         Do runs again that a consumer refused.
     health
         Host and port of the health endpoint; None for none. Port 0 takes a free one.
+    catalog_uri
+        Address of a tiled server that ``catalog`` feeds, instead of a catalogue in `directory`.
 
     Attributes
     ----------
@@ -75,6 +77,7 @@ class CallbackServer:
         since: float | Literal["session"] = "session",
         again: bool = False,
         health: tuple[str, int] | None = ("127.0.0.1", 0),
+        catalog_uri: str | None = None,
     ) -> None:
         self.counts = ServerCounts()
         self._directory = directory.absolute()
@@ -95,7 +98,7 @@ class CallbackServer:
                     *health, self._subscriber, self.counts, lambda: [t.name for t in self._tasks]
                 )
             for text in dict.fromkeys(consumers):
-                self._tasks.append(make_task(text, policy, self._directory))
+                self._tasks.append(make_task(text, policy, self._directory, catalog_uri))
         except BaseException:
             self._close()
             raise

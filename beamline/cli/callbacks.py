@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +21,9 @@ def _since(ctx: click.Context, param: click.Parameter, value: str) -> float | Li
         return "session"
     if value == "all":
         return 0.0
-    try:
-        return datetime.fromisoformat(value).astimezone().timestamp()
-    except ValueError:
-        raise click.BadParameter(
-            f"expected session, all or a time such as 2026-11-21T08:00, found {value!r}.",
-            ctx=ctx,
-            param=param,
-        ) from None
+    moment = options.moment(ctx, param, value)
+    assert moment is not None  # noqa: S101  (it is for None only)
+    return moment
 
 
 @click.command(name="callbacks")
@@ -131,6 +125,7 @@ def command(
         since=since,
         again=retry_failed,
         health=(health_host, health_port),
+        catalog_uri=settings.catalog_uri,
     )
     click.echo(f"READY address={server.address} health={server.health_url} pid={os.getpid()}")
     click.echo(

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "between",
     "callbacks",
     "config",
     "data_dir",
+    "moment",
     "no_misspelt_options",
     "sample_options",
     "simulation_options",
@@ -82,3 +84,31 @@ def no_misspelt_options(ctx: click.Context, param: click.Parameter, value: Any) 
         if text.startswith("-") and not re.fullmatch(r"-\d+", text):
             raise click.NoSuchOption(text, ctx=ctx)
     return value
+
+
+def between(function: F) -> F:
+    """Add ``--since`` and ``--until``, which arrive as seconds since 1970 or None."""
+    since = click.option(
+        "--since",
+        callback=moment,
+        metavar="TIME",
+        help="Only runs that began then or later (ISO 8601, today or yesterday).",
+    )
+    until = click.option(
+        "--until",
+        callback=moment,
+        metavar="TIME",
+        help="Only runs that began earlier; a day is included as a whole.",
+    )
+    return since(until(function))
+
+
+def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Read a time, as the callback of an option; a day ends an "until" as a whole."""
+    from beamline import catalog
+    from beamline.core.errors import ConfigurationError
+
+    try:
+        return None if value is None else catalog.moment(value, end=param.name == "until")
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from None

@@ -26,9 +26,11 @@ def command(
 
     DIR is a data directory, by default that of the settings. RUN is a scan_id, the beginning of a
     uid, or -1 for the latest run; without one, all runs are looked at. A run that was cut off gets
-    a stop document that says so. Nothing is done twice, and what can't be completed stays as it is.
+    a stop document that says so. A journal with damaged records is made anew without them; how many
+    are lost is said, and the damaged file is kept as NAME.journal.damaged. Nothing is done twice,
+    and what can't be completed stays as it is.
 
-    Exit status 1 if something could not be recovered.
+    Exit status 1 if something is lost or could not be recovered.
     """
     from beamline.core.config import load_settings
     from beamline.core.errors import BeamlineError, MissingError
@@ -62,7 +64,7 @@ def command(
             )
     for failure in failures:
         click.echo(f"beamline: {failure}", err=True)
-    if failures or any(outcome.problem for outcome in done):
+    if failures or any(outcome.problem or outcome.lost for outcome in done):
         raise SystemExit(1)
 
 
@@ -79,12 +81,23 @@ def _show(done: list[Recovery]) -> None:
             run.uid[:8],
             run.plan_name or "",
             run.exit_status,
-            "stop added" if outcome.journal else "unchanged",
+            _journal(outcome),
             " ".join(path.name for path in outcome.files),
             "not recovered" if outcome.problem else "recovered",
         )
         table.add_row(*(Text(cell) for cell in cells))
     tables.console().print(table)
     for outcome in done:
-        for note in [*outcome.notes, *([outcome.problem] if outcome.problem else [])]:
+        for note in [
+            *outcome.lost,
+            *outcome.notes,
+            *([outcome.problem] if outcome.problem else []),
+        ]:
             click.echo(f"run {outcome.run.uid[:8]}: {note}", err=True)
+
+
+def _journal(outcome: Recovery) -> str:
+    done = ["stop added"] if outcome.journal else []
+    if outcome.lost:
+        done.append("records lost")
+    return ", ".join(done) or "unchanged"

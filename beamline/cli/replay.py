@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from beamline.cli import options
 
 if TYPE_CHECKING:
-    from beamline.documents.journal import Journal
+    from beamline.core.config import Settings
+    from beamline.documents.journal import Damage, Journal
 
 Documents = Iterable[tuple[str, Mapping[str, Any]]]
 
 
-def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
-    if value is None:
-        return None
-    try:
-        return datetime.fromisoformat(value).astimezone().timestamp()
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is no time: expected ISO 8601, as 2026-11-21 or 2026-11-21T14:30."
-        ) from None
+class Source(Protocol):
+    """One run."""
+
+    label: str
+
+    def documents(self, damaged: Callable[[Damage], object]) -> Documents:
+        """Return the documents; what can't be read is told when it has been passed."""
 
 
 # A run may be named "-1", which is an index and not an option.
@@ -44,10 +42,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     metavar="[nexus|cxi|nxsas|MODULE:FACTORY]",
     help="What to write. FACTORY(directory) makes a document consumer; it is called for each run.",
 )
-@click.option(
-    "--since", callback=_moment, metavar="TIME", help="Runs that started then or later (ISO 8601)."
-)
-@click.option("--until", callback=_moment, metavar="TIME", help="Runs that started before.")
+@options.between
 @click.option(
     "--from",
     "origin",
@@ -89,8 +84,12 @@ def command(
     directory = Path(folder)
     if directory.exists() and not directory.is_dir():
         raise click.UsageError(f"DIRECTORY comes last, but {directory} is a file.")
-    data = load_settings(config_path, data_dir=data_dir).data_dir
-    sources = list(_sources(Journal(data / "journal"), runs, since, until, origin, data))
+    settings = load_settings(config_path, data_dir=data_dir)
+    sources: list[Source]
+    if origin == "catalog":
+        sources = list(_catalogued(settings, runs, since, until))
+    else:
+        sources = list(_recorded(Journal(settings.data_dir / "journal"), runs, since, until))
     if not sources:
         click.echo("No run started in that time.", err=True)
         return
@@ -99,68 +98,92 @@ def command(
     except OSError as error:
         raise ConfigurationError(f"cannot write into {directory}: {error.strerror}.") from None
     failed = False
-    for label, documents in sources:
+    for source in sources:
         try:
-            failed |= _write(label, documents(), make(directory), kind)
+            failed |= _write(source, make(directory), kind)
         except BeamlineError as error:
             if len(sources) == 1:
                 raise
             failed = True
-            click.echo(f"beamline: run {label}: {error}", err=True)
+            click.echo(f"beamline: run {source.label}: {error}", err=True)
     if failed:
         raise SystemExit(1)
 
 
-def _sources(
-    journal: Journal,
-    runs: Iterable[str],
-    since: float | None,
-    until: float | None,
-    origin: str,
-    data: Path,
-) -> Iterator[tuple[str, Callable[[], Documents]]]:
-    """Yield a label and what gives the documents, for each run that was asked for."""
-    from functools import partial
+class _Recorded:
+    """One run of a journal.
 
+    Parameters
+    ----------
+    path
+        Its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.label = path.name.removesuffix(".journal")[:8]
+        self._path = path
+
+    def documents(self, damaged: Callable[[Damage], object]) -> Documents:
+        """Return the documents, exactly."""
+        from beamline.documents.journal import read_journal
+
+        return read_journal(self._path, damaged=damaged)
+
+
+class _Catalogued:
+    """One run of the catalogue."""
+
+    def __init__(self, run: Any) -> None:
+        self.label = str(run.start["uid"])[:8]
+        self._run = run
+
+    def documents(self, damaged: Callable[[Damage], object]) -> Documents:  # noqa: ARG002
+        """Return the documents, equal in content to those that were recorded."""
+        documents: Documents = self._run.documents()
+        return documents
+
+
+def _recorded(
+    journal: Journal, names: Iterable[str], since: float | None, until: float | None
+) -> Iterator[Source]:
     from beamline.core.errors import BeamlineError
-    from beamline.documents.journal import read_journal
 
     chosen = []
-    for name in runs:
+    for name in names:
         if name.endswith(".journal") or Path(name).is_file():
-            yield Path(name).name.removesuffix(".journal")[:8], partial(read_journal, Path(name))
+            yield _Recorded(Path(name))
         else:
             chosen.append(journal.find(name))
     if since is not None or until is not None:
         first, last = since or float("-inf"), until if until is not None else float("inf")
         chosen += [run for run in journal.runs() if first <= run.time < last]
-    catalog: Any = None
     for run in chosen:
         if run.exit_status == "running":
             raise BeamlineError(
                 f"run {run.uid[:8]} is still being recorded: replay it when it has ended."
             )
-        if origin == "catalog":
-            if catalog is None:
-                from beamline.catalog import open_catalog
-
-                catalog = open_catalog(data)
-            yield run.uid[:8], partial(_from_catalog, catalog, run.uid)
-        else:
-            yield run.uid[:8], partial(journal.documents, run)
+        yield _Recorded(run.path)
 
 
-def _from_catalog(catalog: Any, uid: str) -> Documents:
+def _catalogued(
+    settings: Settings, names: Iterable[str], since: float | None, until: float | None
+) -> Iterator[Source]:
+    from beamline.catalog import open_catalog, search_runs
     from beamline.core.errors import MissingError
 
-    try:
-        found = catalog[uid]
-    except KeyError:
-        raise MissingError(
-            f"run {uid[:8]} is not in the catalogue: bring it in with 'beamline catalog sync'."
-        ) from None
-    documents: Documents = found.documents()
-    return documents
+    catalog = open_catalog(settings.data_dir, uri=settings.catalog_uri)
+    for name in names:
+        key = int(name) if name.removeprefix("-").isdecimal() else name
+        try:
+            yield _Catalogued(catalog[key])
+        except (KeyError, IndexError):
+            raise MissingError(
+                f"no run {name!r} in the catalogue, which holds {len(catalog)}: bring in what the "
+                "journal has with 'beamline catalog sync'."
+            ) from None
+    if since is not None or until is not None:
+        for run in search_runs(catalog, since=since, until=until).values():
+            yield _Catalogued(run)
 
 
 def _factory(kind: str) -> Callable[[Path], Any]:
@@ -202,13 +225,21 @@ def _factory(kind: str) -> Callable[[Path], Any]:
     return made
 
 
-def _write(label: str, documents: Documents, writer: Any, kind: str) -> bool:
-    """Replay one run; return whether a document was refused."""
+def _write(source: Source, writer: Any, kind: str) -> bool:
+    """Replay one run; return whether a document was refused or lost."""
     from beamline.documents.replay import completed, replay
 
     refused: list[str] = []
+
+    def damaged(damage: Damage) -> None:
+        said = f"run {source.label}: {damage}."
+        if damage.records is None:  # as it is after a crash
+            click.echo(f"beamline: {said}", err=True)
+        else:
+            refused.append(said)
+
     try:
-        replay(completed(documents), [writer], refused=refused.append)
+        replay(completed(source.documents(damaged)), [writer], refused=refused.append)
     finally:
         close = getattr(writer, "close", None)
         if close is not None:
@@ -222,6 +253,7 @@ def _write(label: str, documents: Documents, writer: Any, kind: str) -> bool:
         click.echo(path)
     if not files and kind in ("nexus", "cxi", "nxsas"):
         click.echo(
-            f"Run {label} gave no {kind} file: it has nothing that belongs into one.", err=True
+            f"Run {source.label} gave no {kind} file: it has nothing that belongs into one.",
+            err=True,
         )
     return bool(refused)

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 @click.option("--scan-id", type=int, help="Only runs with this number.")
 @click.option("--sample", help="Only runs of this sample (its name).")
 @click.option("--plan", help="Only runs of this plan (its name).")
-@click.option("--since", metavar="TIME", help="Only runs that began then or later (ISO 8601).")
-@click.option(
-    "--until", metavar="TIME", help="Only runs that began earlier; a day is included as a whole."
-)
+@options.between
 @click.option(
     "--status",
     type=click.Choice(["success", "abort", "fail", "running", "incomplete"]),
@@ -42,8 +39,8 @@ def command(
     scan_id: int | None,
     sample: str | None,
     plan: str | None,
-    since: str | None,
-    until: str | None,
+    since: float | None,
+    until: float | None,
     status: str | None,
 ) -> None:
     """List the recorded runs, the latest last.
@@ -57,7 +54,6 @@ def command(
     from rich.table import Table
     from rich.text import Text
 
-    from beamline.catalog import moment
     from beamline.core.config import load_settings
     from beamline.core.errors import ConfigurationError, MissingError
     from beamline.documents.journal import Journal
@@ -77,15 +73,13 @@ def command(
             )
     wanted = {"scan_id": scan_id, "sample": sample, "plan_name": plan, "exit_status": status}
     wanted = {name: value for name, value in wanted.items() if value is not None}
-    first = moment(since) if since is not None else None
-    last = moment(until, end=True) if until is not None else None
-    selecting = bool(wanted) or first is not None or last is not None
+    selecting = bool(wanted) or since is not None or until is not None
 
     def selected(run: RunSummary) -> bool:
         return (
             all(getattr(run, name) == value for name, value in wanted.items())
-            and (first is None or run.time >= first)
-            and (last is None or run.time < last)
+            and (since is None or run.time >= since)
+            and (until is None or run.time < until)
         )
 
     recorded = journal.runs(None if selecting else limit)

@@ -7,14 +7,14 @@ import glob
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from beamline.core.errors import FileFormatError, MissingError
-from beamline.documents._records import SUFFIX, JournalReader, read_journal
+from beamline.documents._records import SUFFIX, Damage, JournalReader, read_journal
 
 __all__ = ["Journal", "RunSummary"]
 
@@ -43,7 +43,8 @@ class RunSummary:
     path
         The journal file.
     damage
-        What is wrong with the file, if anything.
+        What is wrong with the file of a run that is incomplete, if anything; others are not read
+        through for it.
     """
 
     uid: str
@@ -76,20 +77,26 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
 
-    def runs(self, limit: int | None = None) -> list[RunSummary]:
+    def runs(
+        self,
+        limit: int | None = None,
+        *,
+        skipped: Callable[[Path, FileFormatError], object] | None = None,
+    ) -> list[RunSummary]:
         """Return the runs in order of their start, the latest last.
-
-        Files that are not journals are skipped, with a warning in the log that names them.
 
         Parameters
         ----------
         limit
             Return only so many of the latest.
+        skipped
+            Called with every file of which nothing can be read. By default there is a warning in
+            the log that names it.
         """
         found: list[RunSummary] = []
         for day in self.days():
             enough = limit is not None and len(found) >= limit
-            found += self._summaries(day)
+            found += self._summaries(day, skipped)
             if enough:
                 # One day more than needed: the clock's zone may have changed between two days.
                 break
@@ -124,10 +131,15 @@ class Journal:
             return runs[0]
         return self._by_scan_id(number, text)
 
-    def documents(self, run: RunSummary | str | int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the documents of a run (a summary, or anything that `find` takes), exactly."""
+    def documents(
+        self, run: RunSummary | str | int, *, damaged: Callable[[Damage], object] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the documents of a run (a summary, or anything that `find` takes), exactly.
+
+        `damaged` is for `read_journal`.
+        """
         summary = run if isinstance(run, RunSummary) else self.find(run)
-        return read_journal(summary.path)
+        return read_journal(summary.path, damaged=damaged)
 
     def paths(self) -> Iterator[Path]:
         """Yield all journal files, latest day first."""
@@ -154,13 +166,18 @@ class Journal:
         """Return the uid of the run that a file of this name holds."""
         return unquote(path.name.removesuffix(SUFFIX))
 
-    def _summaries(self, day: Path) -> list[RunSummary]:
+    def _summaries(
+        self, day: Path, skipped: Callable[[Path, FileFormatError], object] | None = None
+    ) -> list[RunSummary]:
         found = []
         for path in self.files(day):
             try:
                 found.append(summarize(path))
             except FileFormatError as error:
-                _log.warning("skipped: %s", error)
+                if skipped is None:
+                    _log.warning("skipped: %s", error)
+                else:
+                    skipped(path, error)
         return found
 
     def _by_uid(self, prefix: str) -> RunSummary:

@@ -20,12 +20,12 @@ from urllib.parse import quote
 
 from beamline.core.errors import BeamlineError
 from beamline.documents._encoding import pack
-from beamline.documents._records import MAGIC, SUFFIX, footer, read_journal, record
+from beamline.documents._records import MAGIC, SUFFIX, Damage, footer, read_journal, record
 from beamline.documents._store import Journal, RunSummary
 from beamline.documents.consumers import ConsumerError
 from beamline.documents.router import PerRunRouter
 
-__all__ = ["Journal", "JournalError", "JournalWriter", "RunSummary", "read_journal"]
+__all__ = ["Damage", "Journal", "JournalError", "JournalWriter", "RunSummary", "read_journal"]
 
 #: Bytes of one run that may wait for a full disk before further documents are refused.
 _PATIENCE = 64 * 2**20

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from beamline.core.errors import BeamlineError, StorageError
+from beamline.core.errors import BeamlineError, FileFormatError, StorageError
 from beamline.documents.journal import Journal, RunSummary
-from beamline.documents.mending import complete_journal
+from beamline.documents.mending import complete_journal, mend_journal, missing_events
 from beamline.documents.replay import completed, replay
 from beamline.recovery import _cxi
 from beamline.recovery._leftovers import (
@@ -28,6 +28,8 @@ from callbacks.nexus import NeXusWriter, file_name
 
 __all__ = ["Recovery", "recover", "unknown_leftovers"]
 
+_SHOWN = 5  # refused documents of a run
+
 
 @dataclass
 class Recovery:
@@ -41,6 +43,8 @@ class Recovery:
         Files that were completed.
     journal
         Whether its journal got a stop document.
+    lost
+        Records of its journal that are lost, in words; it is without them now.
     notes
         What else is worth knowing: documents that were refused, bytes that were cut off.
     problem
@@ -50,6 +54,7 @@ class Recovery:
     run: RunSummary
     files: list[Path] = field(default_factory=list)
     journal: bool = False
+    lost: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problem: str | None = None
 
@@ -64,7 +69,9 @@ def recover(
     """Complete the files and the journals of runs.
 
     Without `runs`, those are completed whose journal has no stop document, though nobody is
-    recording them, and those that have left unfinished files. Calling it again does nothing.
+    recording them, and those that have left unfinished files; and every journal is read through:
+    damaged records are left out of it, and the file as it was is kept beside it. Calling it again
+    does nothing, but name journals of which nothing can be read.
 
     Parameters
     ----------
@@ -94,25 +101,63 @@ def recover(
     journal = Journal(directory / "journal")
     with _alone(directory):
         began = _session_began(directory)
+        done = []
+
+        def report(outcome: Recovery) -> None:
+            done.append(outcome)
+            progress(outcome)
+
         if runs:
             chosen = {run.uid: run for run in (journal.find(key) for key in runs)}.values()
         else:
-            chosen = {run.uid: run for run in journal.runs()}.values()
-        done = []
+            found = journal.runs(skipped=lambda path, why: report(_unreadable(path, why)))
+            chosen = {run.uid: run for run in found}.values()
         for run in chosen:
             # The session that is at work completes its own.
             if run.exit_status == "running" or (began is not None and run.time >= began):
                 if runs:
                     done.append(Recovery(run, problem="the session that records it is at work."))
                 continue
-            found = _Files(directory, run)
-            if not (found.unfinished or runs or not run.complete or (missing and found.missing)):
-                continue
-            outcome = found.complete(journal)
-            if outcome.files or outcome.journal or outcome.problem:
-                done.append(outcome)
-                progress(outcome)
+            outcome = _recover(directory, journal, run, asked=bool(runs), missing=missing)
+            if outcome.files or outcome.journal or outcome.lost or outcome.problem:
+                report(outcome)
         return done
+
+
+def _recover(
+    directory: Path, journal: Journal, run: RunSummary, *, asked: bool, missing: bool
+) -> Recovery:
+    outcome = Recovery(run)
+    try:
+        damages = mend_journal(run.path)
+        if damages:
+            outcome.lost = [f"journal: {damage}." for damage in damages]
+            outcome.notes += [f"{said}." for said in missing_events(journal.documents(run))]
+        files = _Files(directory, run)
+        if files.unfinished or asked or not run.complete or (missing and files.missing):
+            files.complete(journal, outcome)
+    except BeamlineError as error:
+        outcome.problem = str(error)
+    except OSError as error:
+        outcome.problem = f"{error.strerror or error}: {error.filename or directory}."
+    return outcome
+
+
+def _unreadable(path: Path, reason: FileFormatError) -> Recovery:
+    return Recovery(
+        RunSummary(
+            uid=Journal.uid_of(path),
+            scan_id=None,
+            plan_name=None,
+            sample=None,
+            time=path.stat().st_mtime,
+            duration=None,
+            exit_status="unreadable",
+            reason="",
+            path=path,
+        ),
+        problem=str(reason),
+    )
 
 
 def unknown_leftovers(data_dir: str | os.PathLike[str]) -> list[Path]:
@@ -169,21 +214,14 @@ class _Files:
         """Whether there is no NeXus file."""
         return not self._final.exists()
 
-    def complete(self, journal: Journal) -> Recovery:
+    def complete(self, journal: Journal, outcome: Recovery) -> None:
         """Complete the files first, then the journal."""
-        outcome = Recovery(self._run)
-        try:
-            self._complete_nexus(journal, outcome)
-            self._complete_cxi(journal, outcome)
-            if not self._run.complete:
-                if self._run.damage:
-                    outcome.notes.append(f"journal: {self._run.damage}.")
-                outcome.journal = complete_journal(self._run.path) is not None
-        except BeamlineError as error:
-            outcome.problem = str(error)
-        except OSError as error:
-            outcome.problem = f"{error.strerror or error}: {error.filename or self._nexus}."
-        return outcome
+        self._complete_nexus(journal, outcome)
+        self._complete_cxi(journal, outcome)
+        if not self._run.complete:
+            if self._run.damage and not outcome.lost:
+                outcome.notes.append(f"journal: {self._run.damage}.")
+            outcome.journal = complete_journal(self._run.path) is not None
 
     def _documents(self, journal: Journal) -> Iterator[tuple[str, Mapping[str, Any]]]:
         return completed(journal.documents(self._run))
@@ -195,14 +233,18 @@ class _Files:
         made = not self._final.exists()
         if made:
             counted = _Retaken(self._documents(journal))
+            refused: list[str] = []
             try:
                 writer = NeXusWriter(self._nexus)
-                replay(counted, [writer], refused=outcome.notes.append)
+                replay(counted, [writer], refused=refused.append)
                 writer.close()
                 lost = lost_with(before, self._final, replaced=counted.retaken) if before else []
             except BaseException:
                 take_back(self._growing)
                 raise
+            outcome.notes += refused[:_SHOWN]
+            if len(refused) > _SHOWN:
+                outcome.notes.append(f"{len(refused) - _SHOWN} more documents were refused.")
             if lost:
                 self._final.unlink()
                 take_back(self._growing)

@@ -46,15 +46,18 @@ def document_problems(
     """Yield a sentence for every document of one run that breaks the rules, with its key.
 
     Those are event-model's schema, references to descriptors and resources that were never
-    received, rows without their data keys, numbers of events that differ from the announced ones,
+    received, rows without their data keys, events that are missing or more than were announced,
     and frame files that are not there.
     """
     keys: dict[str, frozenset[str]] = {}
     streams: dict[str, str] = {}
     counts: Counter[str] = Counter()
     resources: set[str] = set()
+    missing: list[tuple[str, int, int]] = []
+    refused = False
     for name, doc in documents:
         if problem := _schema_problem(name, doc):
+            refused = True
             yield problem
             continue
         if name == "descriptor":
@@ -63,9 +66,13 @@ def document_problems(
             keys[doc["uid"]] = frozenset(doc["data_keys"]) - external
         elif name in ("event", "event_page"):
             yield from _event_problems(name, doc, keys, streams)
+            refused |= doc["descriptor"] not in keys
             numbers = [doc["seq_num"]] if name == "event" else doc["seq_num"]
             label = streams.get(doc["descriptor"], "")
-            counts[label] = max([counts[label], *numbers])
+            for number in numbers:
+                if number > counts[label] + 1:
+                    missing.append((label, counts[label] + 1, number - 1))
+                counts[label] = max(counts[label], number)
         elif name in ("resource", "stream_resource"):
             resources.add(doc["uid"])
             yield from _file_problems(doc)
@@ -79,6 +86,10 @@ def document_problems(
                         f"stream {stream!r} has {counts[stream]} events, the stop document says "
                         f"{number}."
                     )
+    # Those that were named above are not missing as well.
+    for stream, first, last in missing if not refused else ():
+        which = f"event {first} is" if first == last else f"events {first} to {last} are"
+        yield f"{which} missing in stream {stream!r}."
 
 
 def _schema_problem(name: str, doc: Mapping[str, Any]) -> str | None:

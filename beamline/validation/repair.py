@@ -15,7 +15,7 @@ import numpy as np
 
 from beamline.core.errors import FileFormatError, StorageError
 from beamline.crystallography.cxi import IN_PROGRESS
-from beamline.documents.mending import complete_journal
+from beamline.documents.mending import complete_journal, mend_journal
 from beamline.validation.check import kind_of
 from beamline.validation.frames import ATTRIBUTES
 from beamline.validation.superblock import clear_flags
@@ -34,7 +34,8 @@ def repair_file(path: Path) -> tuple[Path, list[str]]:
 
     The marks of a killed writer are cleared, columns that belong together are cut to the rows that
     all of them have, and the file is labelled: ``exit_status`` "fail" and a reason, where there is
-    none. ``NAME.part`` and ``NAME.inprogress`` become NAME. A journal gets its stop document.
+    none. ``NAME.part`` and ``NAME.inprogress`` become NAME. A journal loses its damaged records and
+    gets its stop document.
 
     Parameters
     ----------
@@ -54,8 +55,10 @@ def repair_file(path: Path) -> tuple[Path, list[str]]:
         If a process is writing it, its final name is taken, or there is no space.
     """
     if kind_of(path) == "journal":
-        added = complete_journal(path)
-        return path, [] if added is None else ["a stop document was added"]
+        done = [f"damaged records were left out: {damage}" for damage in mend_journal(path)]
+        if complete_journal(path) is not None:
+            done.append("a stop document was added")
+        return path, done
     place = path
     for ending in _ENDINGS:
         place = place.with_name(place.name.removesuffix(ending))

@@ -341,19 +341,46 @@ def test_zeroes_at_the_end_as_after_a_power_cut(tmp_path):
     assert "not a record" in (Journal(tmp_path).find(-1).damage or "")
 
 
-def test_a_flipped_bit_is_never_data(tmp_path):
+def test_a_flipped_bit_is_never_data_and_costs_one_document(tmp_path):
     documents = run_documents(events=4)
     path = write(tmp_path, documents)
     whole = path.read_bytes()
+    with JournalReader(path) as reader:
+        ends = [reader.end for _ in reader]
     rng = np.random.default_rng(1)
-    for position in rng.integers(len(MAGIC), len(whole), 300):
+    for position in map(int, rng.integers(len(MAGIC), len(whole), 300)):
         flipped = bytearray(whole)
         flipped[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(flipped)
+        hit = sum(position >= end for end in ends)
+        with JournalReader(path) as reader:
+            assert list(reader) == [doc for number, doc in enumerate(documents) if number != hit]
+            (damage,) = reader.damages
+            begin = [len(MAGIC), *ends][hit]
+            assert (damage.begin, damage.end) == (begin, [*ends, len(whole)][hit])
+            assert damage.records == (None if hit == len(documents) else 1), position
+
+
+@pytest.mark.parametrize("width", [1, 30, 700, 2000])
+def test_what_is_behind_damage_is_read_and_the_lost_are_counted(tmp_path, width):
+    documents = run_documents(events=30)
+    path = write(tmp_path, documents)
+    whole = path.read_bytes()
+    with JournalReader(path) as reader:
+        spans = [(reader.begin, reader.end) for _ in reader]
+    rng = np.random.default_rng(width)
+    for fill in (b"\0", b"\xff", b"\x92\xce", None):
+        begin = spans[5][0] + int(rng.integers(0, 40))
+        rubbish = (fill * width)[:width] if fill else rng.bytes(width)
+        path.write_bytes(whole[:begin] + rubbish + whole[begin + width :])
+        hit = [n for n, (b, e) in enumerate(spans) if e > begin and b < begin + width]
         with JournalReader(path) as reader:
             got = list(reader)
-            assert got == documents[: len(got)]
-            assert reader.damage is not None
+            (damage,) = reader.damages
+        assert got == [doc for n, doc in enumerate(documents) if n not in hit]
+        assert damage.records is not None
+        assert 1 <= damage.records <= len(hit)
+        assert not damage.exact or damage.records == len(hit)
 
 
 def hostile(documents):

@@ -26,7 +26,7 @@ from beamline.cli import main
 from beamline.crystallography.cxi_check import check_cxi
 from beamline.documents import Journal, JournalError, JournalWriter, read_journal
 from beamline.documents._records import JournalReader
-from beamline.documents.mending import CUT_TAIL, complete_journal
+from beamline.documents.mending import CUT_TAIL, DAMAGED, complete_journal
 from beamline.documents.replay import CUT_OFF, completed, replay
 from beamline.nexus.compare import compare_files
 from beamline.recovery import recover, unknown_leftovers
@@ -289,18 +289,106 @@ def test_every_truncation_can_be_completed(tmp_path: Path):
             tail.unlink()
 
 
-def test_damaged_bytes_are_kept_beside(tmp_path: Path):
+def test_damaged_bytes_at_the_end_are_kept_beside(tmp_path: Path):
     record(tmp_path, line_run())
     path = Journal(tmp_path / "journal").find(-1).path
     whole = bytearray(path.read_bytes())
     with JournalReader(path) as reader:
         begins = [reader.begin for _ in reader]
-    whole = whole[:-1]
+    whole = whole[: begins[6] - 1]
     whole[begins[5] + 40] ^= 1
     path.write_bytes(whole)
     assert complete_journal(path)["reason"] == CUT_OFF
     assert path.with_name(path.name + CUT_TAIL).read_bytes() == whole[begins[5] :]
     assert len(list(read_journal(path))) == 6
+
+
+def spoil(path: Path, *records: int) -> None:
+    """Overwrite the inside of records of a journal."""
+    with JournalReader(path) as reader:
+        begins = [reader.begin for _ in reader]
+    with path.open("r+b") as stream:
+        for number in records:
+            stream.seek(begins[number] + 30)
+            stream.write(b"spoilt")
+
+
+@pytest.mark.parametrize("until", [None, 20])
+def test_a_journal_damaged_in_its_middle_is_mended_and_what_is_lost_is_said(tmp_path: Path, until):
+    documents = list(line_run())[:until]
+    file = record(tmp_path, documents, until=until)
+    whole = file.read_bytes() if until is None else b""
+    path = Journal(tmp_path / "journal").find(-1).path
+    spoil(path, 5, 6, 11)
+    damaged = path.read_bytes()
+    done = beamline("validate", path)
+    assert done.returncode == 1
+    assert "2 records are lost" in done.stdout
+    done = beamline("recover", tmp_path)
+    assert done.returncode == 1
+    assert "2 records are lost" in done.stderr
+    assert "1 record is lost" in done.stderr
+    last = 21 if until is None else 18
+    assert f"3 of {last} events are not in the journal (4, 5, 10)" in done.stderr
+    assert path.with_name(path.name + DAMAGED).read_bytes() == damaged
+    with JournalReader(path) as reader:
+        got = list(reader)
+        assert reader.damages == []
+        assert reader.stop() == got[-1][1]
+    kept = [doc for number, doc in enumerate(documents) if number not in (5, 6, 11)]
+    assert got[: len(kept)] == kept
+    if until is None:
+        assert file.read_bytes() == whole
+    with h5py.File(file) as made:
+        # The file that was cut off has the rows that the journal has lost.
+        assert len(made["entry/data/i0"]) == last
+    done = beamline("recover", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "events 4 to 5 are missing in stream" in beamline("validate", path).stdout
+
+
+def test_a_run_is_made_of_what_a_damaged_journal_has(tmp_path: Path):
+    documents = list(line_run())
+    file = record(tmp_path, documents)
+    path = Journal(tmp_path / "journal").find(-1).path
+    file.unlink()
+    spoil(path, 4)
+    done = beamline("replay", path, "--to", "nexus", tmp_path / "again")
+    assert done.returncode == 1
+    assert "1 record is lost" in done.stderr
+    (outcome,) = recover(tmp_path, missing=True)
+    assert outcome.files == [file]
+    assert "1 record is lost" in outcome.lost[0]
+    for made in (file, tmp_path / "again" / file.name):
+        with h5py.File(made) as opened:
+            assert len(opened["entry/data/i0"]) == 20
+            assert opened["entry/exit_status"][()] == b"success"
+
+
+def test_a_lost_descriptor_is_told_in_a_few_sentences(tmp_path: Path):
+    file = record(tmp_path, line_run())
+    file.unlink()
+    path = Journal(tmp_path / "journal").find(-1).path
+    spoil(path, 1)
+    (outcome,) = recover(tmp_path, missing=True)
+    assert "1 record is lost" in outcome.lost[0]
+    said = " ".join(outcome.notes)
+    assert "was never received" in said
+    assert "21 events belong to a descriptor that is lost" in said
+    assert "16 more documents were refused" in said
+
+
+def test_a_journal_without_its_beginning_is_named(tmp_path: Path):
+    record(tmp_path, line_run())
+    path = Journal(tmp_path / "journal").find(-1).path
+    record(tmp_path, line_run(scan_id=8), until=6)
+    spoil(path, 0)
+    before = path.read_bytes()
+    done = beamline("recover", tmp_path)
+    assert done.returncode == 1
+    assert f"{path} holds no start document" in done.stderr
+    assert "stop added" in done.stdout
+    assert path.read_bytes() == before
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -283,7 +283,8 @@ def test_journals(tmp_path: Path):
     report = check_file(path)
     assert report.kind == "journal"
     assert report.passed, report.lines
-    whole = bytearray(path.read_bytes())
+    sound = path.read_bytes()
+    whole = bytearray(sound)
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
     code, said = beamline("validate", path)
@@ -294,6 +295,11 @@ def test_journals(tmp_path: Path):
     path.write_bytes(whole[: begins[-1]])
     code, said = beamline("validate", path)
     assert "no stop document" in said
+    code, said = beamline("validate", "--repair", path)
+    assert code == 1
+    assert "damaged records were left out: 1 record is lost" in said
+    assert "event 10 is missing in stream 'primary'" in said
+    path.write_bytes(sound[: begins[-1]])
     code, said = beamline("validate", "--repair", path)
     assert code == 0, said
     assert "stop document was added" in said
