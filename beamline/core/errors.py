@@ -11,6 +11,8 @@ __all__ = [
     "BeamlineError",
     "ConfigurationError",
     "ConnectionLostError",
+    "CorrelationError",
+    "CorrelationOverflowError",
     "DetectorError",
     "DeviceServerError",
     "FileFormatError",
@@ -83,6 +85,14 @@ class TruthError(BeamlineError, AssertionError):
 
 class SpectrumError(BeamlineError, ValueError):
     """A spectrum cannot be analysed: it has no edge, or the arrays are not a spectrum."""
+
+
+class CorrelationError(BeamlineError, ValueError):
+    """Frames, bins or times that cannot be correlated, or a correlation that cannot be fitted."""
+
+
+class CorrelationOverflowError(CorrelationError, OverflowError):
+    """Counts so large that their products do not fit into 64 bits."""
 
 
 class StorageError(BeamlineError, OSError):
