@@ -20,6 +20,7 @@ __all__ = [
     "MotionError",
     "MotorLimitError",
     "ProcessError",
+    "QueueError",
     "ShadowedPackageError",
     "SpectrumError",
     "StorageError",
@@ -73,6 +74,10 @@ class FileFormatError(BeamlineError, ValueError):
 
 class ProcessError(BeamlineError, RuntimeError):
     """A supervised process did not start, or ended when it should not have."""
+
+
+class QueueError(BeamlineError, RuntimeError):
+    """A queue can't take an item, can't give one, or does not have what was asked of it."""
 
 
 class ShadowedPackageError(BeamlineError, ImportError):

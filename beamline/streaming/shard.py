@@ -1,0 +1,348 @@
+"""One shard of a queue, as a plain object: what is stored, who has it, what may come in.
+
+No Ray, no threads, no waiting: the actor around it (`shard_actor`) does that. Times are given by a
+clock. What the parts of an item are is the caller's business.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from beamline.core.errors import QueueError
+from beamline.streaming.presence import Process
+
+__all__ = ["Delivery", "Party", "Shard"]
+
+_REMEMBERED = 1024
+"""Consumers whose last request is known, and incarnations of producers whose last number is."""
+
+
+@dataclass(frozen=True)
+class Party:
+    """A producer or consumer.
+
+    Attributes
+    ----------
+    name
+        A producer that is started anew under its old name goes on with its stream.
+    incarnation
+        Of this start; numbers of items and requests are counted within it.
+    process
+        Where it runs.
+    """
+
+    name: str
+    incarnation: str
+    process: Process
+
+
+@dataclass(slots=True)
+class _Entry:
+    number: int
+    nbytes: int
+    stamp: int
+    content: Any
+    memory: int
+    attempt: int = 0
+    consumer: Party | None = None
+    deadline: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An item in the hands of a consumer.
+
+    Attributes
+    ----------
+    number
+        Of the item in its shard, for ever.
+    attempt
+        1 the first time.
+    stamp
+        When it was put, ns since 1970.
+    content
+        What was given to `add`.
+    """
+
+    number: int
+    attempt: int
+    stamp: int
+    content: Any
+
+
+@dataclass
+class Counts:
+    """What happened in a shard since it was made or read from its log."""
+
+    put: int = 0
+    refused: int = 0
+    acknowledged: int = 0
+    expired: int = 0
+    given_back: int = 0
+    orphaned: int = 0
+    acknowledged_twice: int = 0
+
+
+class Shard:
+    """A bounded queue whose items stay until they are acknowledged.
+
+    Parameters
+    ----------
+    maxsize
+        Items that it holds at most, leased ones included.
+    max_bytes
+        Bytes that they may have together.
+    memory_bytes
+        Bytes of them that are kept in memory.
+    lease_seconds
+        Time after which a leased item that is not acknowledged comes back.
+    clock
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        maxsize: int,
+        max_bytes: int,
+        memory_bytes: int,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.maxsize = maxsize
+        self.max_bytes = max_bytes
+        self.memory_bytes = memory_bytes
+        self.lease_seconds = lease_seconds
+        self.counts = Counts()
+        self.nbytes = 0
+        self.memory = 0
+        self.generation = 0
+        self._clock = clock
+        self._entries: dict[int, _Entry] = {}
+        self._waiting: list[int] = []
+        self._leased: dict[int, _Entry] = {}
+        self._next = 0
+        self._last: dict[str, int] = {}
+        self._open: dict[str, Party] = {}
+        self._streams_ended = 0
+        self._requests: dict[str, tuple[int, list[int]]] = {}
+
+    # --- state
+
+    @property
+    def size(self) -> int:
+        """Items that wait for a consumer."""
+        return len(self._waiting)
+
+    @property
+    def leased(self) -> int:
+        """Items that a consumer has and has not acknowledged."""
+        return len(self._leased)
+
+    @property
+    def room(self) -> int:
+        """Items that can still come in, as far as their number goes."""
+        return max(0, self.maxsize - len(self._entries)) if self.nbytes < self.max_bytes else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether every producer that began has ended, and every item is acknowledged."""
+        return self._streams_ended > 0 and not self._open and not self._entries
+
+    @property
+    def open_producers(self) -> list[Party]:
+        """Producers that began and have not ended."""
+        return list(self._open.values())
+
+    def fits(self, nbytes: int) -> bool:
+        """Return whether an item of this size can come in.
+
+        Raises
+        ------
+        QueueError
+            If it could not even come into an empty shard.
+        """
+        if nbytes > self.max_bytes:
+            raise QueueError(
+                f"an item of {nbytes} bytes does not go into a shard that may hold "
+                f"{self.max_bytes}; raise spill_bytes or put smaller batches."
+            )
+        return len(self._entries) < self.maxsize and self.nbytes + nbytes <= self.max_bytes
+
+    def fits_memory(self, nbytes: int) -> bool:
+        """Return whether an item of this size may be kept in memory."""
+        return self.memory + nbytes <= self.memory_bytes
+
+    # --- producers
+
+    def begin(self, producer: Party) -> None:
+        """Note that a producer's stream is open; a restarted producer takes its old one over."""
+        self._open[producer.name] = producer
+
+    def end(self, producer: Party) -> None:
+        """Note that a producer's stream has ended."""
+        if self._open.pop(producer.name, None) is not None:
+            self._streams_ended += 1
+
+    def acknowledge_end(self) -> None:
+        """Forget streams that ended, so that the next one begins anew."""
+        if self.ended:
+            self._streams_ended = 0
+            self.generation += 1
+
+    def known(self, producer: Party, sequence: int) -> bool:
+        """Return whether an item of this number has come in before."""
+        return sequence <= self._last.get(producer.incarnation, -1)
+
+    def add(
+        self, producer: Party, sequence: int, stamp: int, nbytes: int, content: Any, *, memory: int
+    ) -> bool:
+        """Take an item; False if there is no room.
+
+        Parameters
+        ----------
+        producer, sequence
+            A number that is not above the producer's last one is an item that came in before: a
+            producer repeats what was not answered.
+        stamp
+            When it was put, ns since 1970.
+        nbytes
+            Bytes of all its parts.
+        content
+            The item.
+        memory
+            Bytes of memory that `content` holds.
+        """
+        if self.known(producer, sequence):
+            return True
+        if not self.fits(nbytes):
+            self.counts.refused += 1
+            return False
+        entry = _Entry(self._next, nbytes, stamp, content, memory)
+        self._next += 1
+        self._entries[entry.number] = entry
+        self.nbytes += nbytes
+        self.memory += memory
+        heapq.heappush(self._waiting, entry.number)
+        _remember(self._last, producer.incarnation, sequence)
+        self.counts.put += 1
+        return True
+
+    # --- consumers
+
+    def lease(self, consumer: Party, request: int, max_items: int) -> list[Delivery]:
+        """Give the oldest items to a consumer.
+
+        Parameters
+        ----------
+        consumer
+            Whose lease it is.
+        request
+            Number of the request; the same one gets the same items again, as far as it still has
+            them: a consumer repeats what was not answered.
+        max_items
+            Items that it takes at most.
+        """
+        self.expire()
+        last = self._requests.get(consumer.incarnation)
+        if last is not None and last[0] == request:
+            numbers = [n for n in last[1] if self._is_held(n, consumer)]
+        else:
+            numbers = [
+                heapq.heappop(self._waiting) for _ in range(min(max_items, len(self._waiting)))
+            ]
+            deadline = self._clock() + self.lease_seconds
+            for number in numbers:
+                entry = self._entries[number]
+                entry.attempt += 1
+                entry.consumer, entry.deadline = consumer, deadline
+                self._leased[number] = entry
+            _remember(self._requests, consumer.incarnation, (request, numbers))
+        return [
+            Delivery(e.number, e.attempt, e.stamp, e.content)
+            for e in (self._entries[n] for n in numbers)
+        ]
+
+    def renew(self, consumer: Party, numbers: Iterable[int]) -> list[int]:
+        """Begin leases anew; return the items that this consumer does not have any more."""
+        deadline = self._clock() + self.lease_seconds
+        lost = []
+        for number in numbers:
+            if self._is_held(number, consumer):
+                self._entries[number].deadline = deadline
+            else:
+                lost.append(number)
+        return lost
+
+    def acknowledge(self, numbers: Iterable[int]) -> int:
+        """Remove items for good; return how many had not been acknowledged before.
+
+        It holds also after the lease: what is safe elsewhere needs no second consumer.
+        """
+        new = 0
+        back = []
+        for number in numbers:
+            entry = self._entries.pop(number, None)
+            if entry is None:
+                self.counts.acknowledged_twice += 1
+                continue
+            new += 1
+            self.nbytes -= entry.nbytes
+            self.memory -= entry.memory
+            if self._leased.pop(number, None) is None:
+                back.append(number)
+        if back:
+            gone = set(back)
+            self._waiting = [n for n in self._waiting if n not in gone]
+            heapq.heapify(self._waiting)
+        self.counts.acknowledged += new
+        return new
+
+    def give_back(self, consumer: Party, numbers: Sequence[int]) -> int:
+        """Let others have items that this consumer has; return how many those are."""
+        held = [n for n in numbers if self._is_held(n, consumer)]
+        self._release(held)
+        self.counts.given_back += len(held)
+        return len(held)
+
+    def expire(self) -> int:
+        """Take back leases whose time is over; return how many."""
+        now = self._clock()
+        late = [n for n, entry in self._leased.items() if entry.deadline <= now]
+        self._release(late)
+        self.counts.expired += len(late)
+        return len(late)
+
+    def take_from_dead(self, is_gone: Callable[[Process], bool]) -> int:
+        """Take back what consumers have whose process has ended; return how many items."""
+        parties = {e.consumer for e in self._leased.values() if e.consumer is not None}
+        dead = {party for party in parties if is_gone(party.process)}
+        orphans = [n for n, entry in self._leased.items() if entry.consumer in dead]
+        self._release(orphans)
+        self.counts.orphaned += len(orphans)
+        return len(orphans)
+
+    def _is_held(self, number: int, consumer: Party) -> bool:
+        entry = self._leased.get(number)
+        return (
+            entry is not None
+            and entry.consumer is not None
+            and entry.consumer.incarnation == consumer.incarnation
+        )
+
+    def _release(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            entry = self._leased.pop(number)
+            entry.consumer = None
+            heapq.heappush(self._waiting, number)
+
+
+def _remember(table: dict[str, Any], key: str, value: Any) -> None:
+    table.pop(key, None)
+    table[key] = value
+    if len(table) > _REMEMBERED:
+        del table[next(iter(table))]

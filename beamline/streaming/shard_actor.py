@@ -1,0 +1,350 @@
+"""The Ray actor around one shard: takes and gives references, waits, and looks who is still alive.
+
+References that a producer made die with it. So the actor keeps, for every item, the arrays mapped
+from the object store: as long as it does, consumers of the same node can read them without a copy,
+whether or not the producer lives. Where that is not enough (a consumer of another node), it puts
+them into the store anew, under its own name, when the item is given out again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from beamline.core.errors import QueueError
+from beamline.streaming import parcel
+from beamline.streaming.parcel import Parcel
+from beamline.streaming.presence import is_gone, this_process
+from beamline.streaming.shard import Party, Shard
+
+__all__ = ["Given", "ShardActor", "ShardSettings"]
+
+_log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 0.5
+_FETCH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How a queue was made; every shard knows all of it.
+
+    Attributes
+    ----------
+    base_name, num_shards, index
+        Of the queue, and which shard this is.
+    maxsize, max_bytes, memory_bytes
+        Of this shard.
+    lease_seconds
+        Of the queue.
+    """
+
+    base_name: str
+    num_shards: int
+    index: int
+    maxsize: int
+    max_bytes: int
+    memory_bytes: int
+    lease_seconds: float
+
+
+class Given(NamedTuple):
+    """One leased item on its way to a consumer."""
+
+    number: int
+    attempt: int
+    stamp: int
+    skeleton: bytes
+    parts: list[Any]
+
+
+@dataclass(slots=True)
+class _Part:
+    """A reference, and its value if it is kept."""
+
+    reference: Any
+    value: Any
+
+
+@dataclass(slots=True)
+class _Content:
+    skeleton: bytes
+    parts: list[_Part]
+
+
+class ShardActor:
+    """Answers what the reference's queue actors answer, and what `ShardedQueueManager` needs.
+
+    Parameters
+    ----------
+    settings
+        Of this shard.
+    """
+
+    def __init__(self, settings: ShardSettings) -> None:
+        import ray
+
+        self._settings = settings
+        self._shard = Shard(
+            maxsize=settings.maxsize,
+            max_bytes=settings.max_bytes,
+            memory_bytes=settings.memory_bytes,
+            lease_seconds=settings.lease_seconds,
+        )
+        self._me = Party(f"{settings.base_name}_shard_{settings.index}", "", this_process())
+        self._sequence = 0
+        self._changed = asyncio.Event()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        if self._restarted:
+            _log.error(
+                "%s was restarted and had no directory: what it held is lost.", self._me.name
+            )
+
+    # --- the reference's calls
+
+    async def put(self, item: Any) -> bool:
+        """Take one item; False if there is no room."""
+        import ray
+
+        if not self._shard.room:
+            self._shard.counts.refused += 1
+            return False
+        packed = parcel.pack(item, ray.put)
+        packed.sequence, self._sequence = self._sequence, self._sequence + 1
+        accepted, _ = await self._take(self._me, [packed])
+        return accepted == 1
+
+    async def get(self) -> Any:
+        """Give one item for good, or None."""
+        import ray
+
+        given = await self.lease(self._me, self._sequence, 1)
+        self._sequence += 1
+        if not given:
+            return None
+        self._shard.acknowledge([given[0].number])
+        self._notify()
+        return parcel.unpack(given[0].skeleton, given[0].parts, ray.get)
+
+    async def size(self) -> int:
+        """Return how many items wait."""
+        return self._shard.size
+
+    async def is_empty(self) -> bool:
+        """Return whether no item waits."""
+        return self._shard.size == 0
+
+    async def is_full(self) -> bool:
+        """Return whether no item can come in."""
+        return self._shard.room == 0
+
+    # --- producers
+
+    async def settings(self) -> ShardSettings:
+        """Return how this shard was made."""
+        return self._settings
+
+    async def begin(self, producer: Party) -> None:
+        """Note that a producer's stream is open."""
+        self._shard.begin(producer)
+
+    async def end(self, producer: Party) -> None:
+        """Note that a producer's stream has ended."""
+        self._shard.end(producer)
+        self._notify()
+
+    async def put_many(self, producer: Party, parcels: list[Parcel]) -> tuple[int, int]:
+        """Take items in order until there is no room.
+
+        Returns
+        -------
+        tuple
+            How many came in, and the bytes of the first one that did not (0 if it was not even
+            looked at).
+        """
+        if not any(p.name == producer.name for p in self._shard.open_producers):
+            self._shard.begin(producer)
+        return await self._take(producer, parcels)
+
+    async def wait_for_room(self, seconds: float, nbytes: int) -> bool:
+        """Return when an item of this size can come in, or after this time, and whether it can."""
+        shard = self._shard
+        return await self._wait_until(lambda: shard.room > 0 and shard.fits(nbytes), seconds)
+
+    # --- consumers
+
+    async def lease(self, consumer: Party, request: int, max_items: int) -> list[Given]:
+        """Give items to a consumer until it acknowledges them or gives them back."""
+        import ray
+
+        self._start_sweeper()
+        given = []
+        for delivery in self._shard.lease(consumer, request, max_items):
+            content: _Content = delivery.content
+            if delivery.attempt > 1:
+                for part in content.parts:
+                    if part.value is not None:
+                        part.reference = ray.put(part.value)
+            given.append(
+                Given(
+                    delivery.number,
+                    delivery.attempt,
+                    delivery.stamp,
+                    content.skeleton,
+                    [part.reference for part in content.parts],
+                )
+            )
+        return given
+
+    async def acknowledge(self, numbers: list[int]) -> int:
+        """Forget items; return how many had not been acknowledged before."""
+        new = self._shard.acknowledge(numbers)
+        self._notify()
+        return new
+
+    async def give_back(self, consumer: Party, numbers: list[int]) -> int:
+        """Let others have items; return how many this consumer still had."""
+        returned = self._shard.give_back(consumer, numbers)
+        self._notify()
+        return returned
+
+    async def renew(self, consumer: Party, numbers: list[int]) -> list[int]:
+        """Begin leases anew; return the items that the consumer does not have any more."""
+        return self._shard.renew(consumer, numbers)
+
+    async def wait_for_items(self, seconds: float) -> bool:
+        """Return when an item waits or the stream has ended, or after this time; whether one waits.
+
+        Nothing is taken, so an answer that nobody reads loses nothing.
+        """
+        self._start_sweeper()
+        await self._wait_until(lambda: self._shard.size > 0 or self._shard.ended, seconds)
+        return self._shard.size > 0
+
+    async def ended(self) -> tuple[bool, int]:
+        """Return whether the stream has ended, and how many streams before it have."""
+        return self._shard.ended, self._shard.generation
+
+    async def acknowledge_end(self) -> None:
+        """Forget streams that ended."""
+        self._shard.acknowledge_end()
+
+    async def info(self) -> dict[str, Any]:
+        """Return what can be counted."""
+        shard, counts = self._shard, self._shard.counts
+        return {
+            "size": shard.size,
+            "maxsize": shard.maxsize,
+            "leased": shard.leased,
+            "nbytes": shard.nbytes,
+            "max_bytes": shard.max_bytes,
+            "memory": shard.memory,
+            "put": counts.put,
+            "refused": counts.refused,
+            "acknowledged": counts.acknowledged,
+            "acknowledged_twice": counts.acknowledged_twice,
+            "given_back": counts.given_back,
+            "expired": counts.expired,
+            "orphaned": counts.orphaned,
+            "producers": [
+                {"name": p.name, "died": is_gone(p.process)} for p in shard.open_producers
+            ],
+            "restarted_without_log": self._restarted,
+            "pid": self._me.process.pid,
+        }
+
+    # --- the work
+
+    async def _take(self, producer: Party, parcels: list[Parcel]) -> tuple[int, int]:
+        shard = self._shard
+        fresh = [p for p in parcels if not shard.known(producer, p.sequence)]
+        accepted, refused = len(parcels) - len(fresh), 0
+        for packed in fresh[: shard.room]:
+            try:
+                values = await self._fetch(packed)
+            except QueueError:
+                if accepted:
+                    break
+                raise
+            refused = self._add(producer, packed, values)
+            if refused:
+                break
+            accepted += 1
+        self._notify()
+        return accepted, refused
+
+    async def _fetch(self, packed: Parcel) -> list[Any]:
+        if not packed.parts:
+            return []
+        try:
+            return await asyncio.wait_for(asyncio.gather(*packed.parts), _FETCH_SECONDS)
+        except Exception as error:  # noqa: BLE001  (whatever reading somebody's object raises)
+            raise QueueError(
+                f"{self._me.name} refuses an item whose arrays it can't read "
+                f"({type(error).__name__}: {str(error).splitlines()[0]}); put it again with "
+                "references that are alive."
+            ) from None
+
+    def _add(self, producer: Party, packed: Parcel, values: list[Any]) -> int:
+        """Store an item; return its size in bytes if there is no room for it, or 0."""
+        import ray
+
+        shard = self._shard
+        small = len(packed.skeleton)
+        large = sum(_nbytes(value) for value in values)
+        if not shard.fits(small + large):
+            shard.counts.refused += 1
+            return small + large
+        keep = shard.fits_memory(small + large)
+        content = _Content(
+            packed.skeleton,
+            [
+                _Part(reference, value) if keep else _Part(ray.put(value), None)
+                for reference, value in zip(packed.parts, values, strict=True)
+            ],
+        )
+        shard.add(
+            producer,
+            packed.sequence,
+            packed.stamp,
+            small + large,
+            content,
+            memory=small + large if keep else small,
+        )
+        return 0
+
+    async def _wait_until(self, condition: Any, seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not condition():
+            left = end - loop.time()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+        return True
+
+    def _notify(self) -> None:
+        # Everybody who waits looks again; whoever waits after this waits for the next change.
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _start_sweeper(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            if self._shard.leased and (self._shard.expire() + self._shard.take_from_dead(is_gone)):
+                self._notify()
+
+
+def _nbytes(value: Any) -> int:
+    return int(value.nbytes) if isinstance(value, np.ndarray) else 0

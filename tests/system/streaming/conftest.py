@@ -1,0 +1,3 @@
+from ray_cluster import namespace, ray_cluster
+
+__all__ = ["namespace", "ray_cluster"]
