@@ -6,14 +6,17 @@ newest chunks can't be read, or whose index can't (12 of 600 kills in a writer t
 time; 0 of 240 with this class). Here its writes are collected in memory, in pages, and `commit`
 writes them: first what lies beyond the old end, then the superblock, then the pages that were
 there before. Space on the disk is reserved before anything is written, so that a full disk is an
-error that leaves the file as it was.
+error that leaves the file as it was. The file has no name until its first commit: one that a killed
+process had just begun never appears.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ class OrderedFile:
     Parameters
     ----------
     path
-        An existing file is replaced, unless another process is writing it.
+        An existing file is replaced at the first commit, unless another process is writing it.
 
     Raises
     ------
@@ -42,13 +45,10 @@ class OrderedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._descriptor, 0)
-        except OSError:
-            os.close(self._descriptor)
-            raise
+        _refuse_if_written(path)
+        self._path: Path | None = path
+        self._descriptor, self._hidden = _without_name(path)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._pages: dict[int, bytearray] = {}
         self._position = 0
         self._size = 0
@@ -131,8 +131,11 @@ class OrderedFile:
         OSError
             If there is no space, or the disk fails. The commit may be tried again.
         """
-        if not self._pages:
-            return
+        if self._pages:
+            self._write_all()
+        self._give_name()
+
+    def _write_all(self) -> None:
         self._reserve()
         fresh = -(-self._committed // _PAGE)
         numbers = sorted(self._pages)
@@ -144,6 +147,27 @@ class OrderedFile:
                 self._write_pages(run)
         self._committed = max(self._committed, self._size)
         self._pages.clear()
+
+    def _give_name(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._link(self._path)
+        except FileExistsError:
+            _refuse_if_written(self._path)
+            self._path.unlink()
+            self._link(self._path)
+        self._path = None
+
+    def _link(self, path: Path) -> None:
+        if self._hidden is None:
+            # With a directory given, Python makes the system call that follows the link in /proc.
+            os.link(f"/proc/self/fd/{self._descriptor}", path, src_dir_fd=self._descriptor)
+            return
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        self._hidden.rename(path)
+        self._hidden = None
 
     def _reserve(self) -> None:
         needed = -(-self._size // _PAGE) * _PAGE
@@ -189,6 +213,29 @@ class OrderedFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._hidden is not None:
+            self._hidden.unlink(missing_ok=True)
+            self._hidden = None
+
+
+def _without_name(path: Path) -> tuple[int, Path | None]:
+    """Make a file in the directory of `path`; return it, and its hidden name if it needs one."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666), None
+    # Network file systems know no files without a name.
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    return os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), hidden
+
+
+def _refuse_if_written(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
 
 
 def _consecutive(numbers: Sequence[int]) -> list[list[int]]:

@@ -47,13 +47,58 @@ def test_it_reads_and_stores_what_was_written(
 def test_nothing_is_on_disk_before_a_commit(tmp_path: Path):
     ordered = OrderedFile(tmp_path / "x")
     ordered.write(b"abc")
-    assert (tmp_path / "x").read_bytes() == b""
+    assert list(tmp_path.iterdir()) == []
     ordered.commit()
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
     assert (tmp_path / "x").read_bytes()[:3] == b"abc"
     ordered.seek(0)
     ordered.write(b"xyz")
     ordered.abandon()
     assert (tmp_path / "x").read_bytes()[:3] == b"abc"
+
+
+def test_an_abandoned_beginning_leaves_nothing(tmp_path: Path):
+    (tmp_path / "x").write_bytes(b"old")
+    ordered = OrderedFile(tmp_path / "x")
+    ordered.write(b"abc")
+    ordered.abandon()
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+@pytest.fixture(params=["without a name", "hidden"])
+def beginning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Files without a name, and as they are where the file system has none."""
+    if request.param == "hidden":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    return str(request.param)
+
+
+def test_a_file_appears_with_its_first_commit(tmp_path: Path, beginning: str):
+    (tmp_path / "x").write_bytes(b"old, longer")
+    ordered = OrderedFile(tmp_path / "x")
+    ordered.write(b"abc")
+    assert (tmp_path / "x").read_bytes() == b"old, longer"
+    assert len(list(tmp_path.iterdir())) == (1 if beginning == "without a name" else 2)
+    ordered.commit()
+    assert (tmp_path / "x").read_bytes()[:4] == b"abc\0"
+    ordered.close()
+    assert (tmp_path / "x").read_bytes() == b"abc"
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+    assert (tmp_path / "x").stat().st_mode & 0o600 == 0o600
+
+
+def test_of_two_beginnings_the_second_to_be_named_is_refused(tmp_path: Path, beginning: str):
+    first, second = OrderedFile(tmp_path / "x"), OrderedFile(tmp_path / "x")
+    first.write(b"abc")
+    first.commit()
+    second.write(b"xyz")
+    with pytest.raises(BlockingIOError):
+        second.commit()
+    second.abandon()
+    first.close()
+    assert (tmp_path / "x").read_bytes() == b"abc"
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
 
 def test_what_is_new_comes_before_what_refers_to_it(
