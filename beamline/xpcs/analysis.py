@@ -1,0 +1,194 @@
+"""Everything that a result holds, gathered from frames as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beamline.core.errors import CorrelationError
+from beamline.xpcs.averages import IntensityTrace, ScatteringSegments
+from beamline.xpcs.correlation import Correlation
+from beamline.xpcs.multitau import MultiTau
+from beamline.xpcs.partitions import QPartition
+from beamline.xpcs.result import XPCSResult
+
+__all__ = ["XPCSAnalysis"]
+
+Array = npt.NDArray[np.float64]
+
+
+class XPCSAnalysis:
+    """Correlate frames with one partition, and average them.
+
+    Parameters
+    ----------
+    partition
+        Static bins within dynamic bins, and the geometry.
+    frame_time
+        From one frame to the next, s.
+    exposure
+        Of a frame, s.
+    levels
+        Of the multi-tau correlator.
+
+    Attributes
+    ----------
+    n_missing
+        Frames that were missing.
+    n_restarts
+        How often the detector began anew: no frames before and after are correlated.
+
+    Raises
+    ------
+    CorrelationError
+        If the partition masks everything or the frame time is not positive.
+    """
+
+    def __init__(
+        self, partition: QPartition, frame_time: float, exposure: float, *, levels: int = 8
+    ) -> None:
+        self.partition = partition
+        self.frame_time, self.exposure, self.levels = frame_time, exposure, levels
+        self.n_missing = 0
+        self.n_restarts = 0
+        self._multitau = MultiTau(
+            partition.dynamic_roi_map, partition.static_roi_map, frame_time, levels=levels
+        )
+        self._static = partition.static_roi_map.ravel().astype(np.int64)
+        self._pixels = partition.static.num_list.astype(np.float64)
+        self._sum = np.zeros(partition.shape[0] * partition.shape[1])
+        self._trace = IntensityTrace()
+        self._segments = ScatteringSegments(len(self._pixels))
+        self._next = 0
+
+    @property
+    def n_frames(self) -> int:
+        """Frames that were correlated."""
+        return self._multitau.n_frames
+
+    def add(self, frames: npt.NDArray[Any]) -> None:
+        """Take the next frames, (n, H, W) counts."""
+        if frames.shape[1:] != self.partition.shape:
+            raise CorrelationError(
+                f"frames have the shape {frames.shape[1:]}, the partition {self.partition.shape}: "
+                "take the partition of this detector."
+            )
+        if frames.dtype.kind == "f" and not np.isfinite(frames).all():
+            raise CorrelationError(
+                f"{int(np.count_nonzero(~np.isfinite(frames)))} pixels of {len(frames)} frames are "
+                "NaN or infinite: mask them and give whole counts."
+            )
+        self._multitau.add(frames)
+        self._sum += frames.sum(axis=0, dtype=np.float64).ravel()
+        flat = frames.reshape(len(frames), -1)
+        self._gather(np.stack([self._per_bin(frame) for frame in flat]))
+
+    def add_events(
+        self, pixels: npt.NDArray[np.uint32], first: npt.NDArray[np.unsignedinteger[Any]]
+    ) -> None:
+        """Take the next frames as photons: flat pixel indices, and where each frame begins."""
+        if len(pixels) and int(pixels.max()) >= self._static.size:
+            raise CorrelationError(
+                f"a photon is in pixel {int(pixels.max())}, the partition {self.partition.shape} "
+                f"has {self._static.size} pixels: take the partition of this detector."
+            )
+        self._multitau.add_events(pixels, first)
+        self._sum += np.bincount(pixels, minlength=self._static.size)
+        ends = np.append(first, len(pixels)).astype(np.int64)
+        sizes = ends[1:] - ends[:-1]
+        number = len(self._pixels) + 1
+        where = np.repeat(np.arange(len(first)), sizes) * number + self._static[pixels]
+        counts = np.bincount(where, minlength=len(first) * number)
+        self._gather(counts.reshape(len(first), number)[:, 1:].astype(np.float64))
+
+    def skip(self, number: int) -> None:
+        """Say that `number` frames are missing here."""
+        self.n_missing += number
+        self._next += number
+        self._multitau.skip(number)
+
+    def restart(self) -> None:
+        """Say that the frames from here on have nothing to do with those before."""
+        if not self.n_frames:
+            return
+        self.n_restarts += 1
+        self._multitau.skip(1 << (self.levels + 3))
+
+    def correlation(self) -> Correlation:
+        """Return g2 of the frames so far.
+
+        Raises
+        ------
+        CorrelationError
+            If there are fewer than two frames.
+        """
+        return self._multitau.result()
+
+    def result(
+        self,
+        start: Mapping[str, Any],
+        stop: Mapping[str, Any] | None = None,
+        *,
+        correlation: Correlation | None = None,
+        sources: tuple[str, ...] = (),
+        settings: Mapping[str, Any] | None = None,
+        fits: Mapping[str, Any] | None = None,
+    ) -> XPCSResult:
+        """Return everything for the result file.
+
+        Parameters
+        ----------
+        start, stop
+            Documents of the run; `stop` is None while it goes on.
+        correlation
+            g2 of the frames so far, if that is at hand.
+        sources, settings, fits
+            As `XPCSResult` has them.
+
+        Raises
+        ------
+        CorrelationError
+            If there are fewer than two frames.
+        """
+        found = self.correlation() if correlation is None else correlation
+        numbers, trace = self._trace.values()
+        segments = self._segments.values() / self._pixels
+        return XPCSResult(
+            partition=self.partition,
+            frame_time=self.frame_time,
+            exposure=self.exposure,
+            lags=found.lags,
+            g2=found.g2,
+            g2_err=found.g2_err,
+            g2_err_block=found.g2_err_block,
+            affected=found.affected,
+            scattering_2d=(self._sum / self.n_frames).reshape(self.partition.shape),
+            scattering_1d=self._segments.mean() / self._pixels,
+            scattering_1d_segments=segments,
+            intensity_vs_time=trace,
+            frame_numbers=numbers,
+            start=start,
+            stop=stop or {},
+            sources=sources,
+            n_frames=self.n_frames,
+            n_missing=self.n_missing,
+            settings={
+                "levels": self.levels,
+                "restarts": self.n_restarts,
+                **(settings or {}),
+            },
+            fits=fits or {},
+        )
+
+    def _per_bin(self, frame: npt.NDArray[Any]) -> Array:
+        counts = np.bincount(self._static, frame, len(self._pixels) + 1)[1:]
+        return counts.astype(np.float64)
+
+    def _gather(self, counts: Array) -> None:
+        """Take the counts in each static bin, (n, n_static), of frames just correlated."""
+        self._segments.add(counts)
+        self._trace.add(self._next, counts.sum(axis=1) / self._pixels.sum())
+        self._next += len(counts)
