@@ -9,7 +9,13 @@ from beamline.crystallography.cxi import (
 )
 from beamline.crystallography.cxi_check import check_cxi
 from beamline.crystallography.event_peaks import EventPeaks, LogitsError, find_event_peaks
-from beamline.crystallography.geometry import Detector, read_geometry, write_geometry, write_list
+from beamline.crystallography.geometry import (
+    Detector,
+    GeometryError,
+    read_geometry,
+    write_geometry,
+    write_list,
+)
 from beamline.crystallography.peaks import PeakFinder, Peaks, measure_peaks
 from beamline.crystallography.segmentation import LocalThreshold, Segmenter, log_odds_from_logits
 
@@ -21,6 +27,7 @@ __all__ = [
     "EventPeaks",
     "EventRefusedError",
     "FileTakenError",
+    "GeometryError",
     "LocalThreshold",
     "LogitsError",
     "PeakFinder",

@@ -97,9 +97,11 @@ def lay_out(
         **(filters if compression == "gzip" else {}),
     )
     _put_number(file, f"{DETECTOR}/distance", detector.distance_m, "m")
-    for axis, pixel, centre in zip("xy", detector.pixel_m, detector.beam_centre_px, strict=True):
+    for axis, pixel in zip("xy", detector.pixel_m, strict=True):
         _put_number(file, f"{DETECTOR}/{axis}_pixel_size", pixel, "m")
-        _put_number(file, f"{DETECTOR}/beam_center_{axis}", centre, "pixel")
+    if detector.beam_centre_px is not None:
+        for axis, centre in zip("xy", detector.beam_centre_px, strict=True):
+            _put_number(file, f"{DETECTOR}/beam_center_{axis}", centre, "pixel")
     _put_number(file, f"{DETECTOR}/adu_per_photon", detector.adu_per_photon, "")
     if mask is None:
         mask = np.zeros(detector.shape, np.uint32)
