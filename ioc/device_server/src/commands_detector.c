@@ -45,7 +45,7 @@ static reply write_map(struct request *request, const char *number_text)
     return NULL;
 }
 
-/* MAP:<sample>, AD1:<frame> or AD1:<frame>:ALL. */
+/* MAP:<sample>, AD1:<frame>, AD1:<frame>:ALL or AD1:<frame>:CRYSTAL. */
 static reply write_part(struct request *request)
 {
     char *target = request->target, *number_text = strchr(target, ':');
@@ -60,10 +60,13 @@ static reply write_part(struct request *request)
     if (extent != NULL)
         *extent++ = '\0';
     if (number_text == NULL || !parse_unsigned(number_text, &number)
-        || (extent != NULL && strcmp(extent, "ALL") != 0))
+        || (extent != NULL && strcmp(extent, "ALL") != 0 && strcmp(extent, "CRYSTAL") != 0))
         return reply_invalid_value;
-    bool known = detector_truth(&request->sim->detector, number, extent != NULL,
-                                request->session->out);
+    struct detector *detector = &request->sim->detector;
+    struct buffer *out = request->session->out;
+    bool known = extent != NULL && strcmp(extent, "CRYSTAL") == 0
+                     ? detector_truth_crystal(detector, number, out)
+                     : detector_truth(detector, number, extent != NULL, out);
     return known ? NULL : reply_invalid_value;
 }
 

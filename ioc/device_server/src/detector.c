@@ -206,6 +206,8 @@ static void submit(struct detector *detector, struct sim *sim)
             .energy = frame->energy,
             .photons = gate->incident * sim->config.photons_per_count,
             .theta = gate_theta(gate),
+            /* As it is remembered, so that picture and truth agree about a hit. */
+            .coverage = (double)(float)gate_coverage(gate),
             .first = detector->first,
             .start = (double)frame->index * frame_period(detector),
             .exposure = frame->exposure,
@@ -217,6 +219,7 @@ static void submit(struct detector *detector, struct sim *sim)
                            .energy = order.shot.energy,
                            .photons = order.shot.photons,
                            .theta = (float)order.shot.theta,
+                           .coverage = (float)order.shot.coverage,
                            .mode = (unsigned char)order.mode,
                            .drawn = frame->number,
                        });
@@ -310,18 +313,32 @@ static int find_spots(struct detector *detector, const struct shot *shot)
     }
 }
 
+/* What made a frame; NULL if it has not been taken or is too long ago. */
+static const struct frame_light *recall(const struct detector *detector, uint64_t number)
+{
+    if (number >= detector->total || detector->total - number > LIGHTS_MAX)
+        return NULL;
+    return &detector->lights[number % LIGHTS_MAX];
+}
+
+static struct shot shot_of(const struct frame_light *light)
+{
+    return (struct shot){.frame = light->drawn, .energy = light->energy,
+                         .photons = light->photons, .theta = (double)light->theta,
+                         .coverage = (double)light->coverage};
+}
+
 bool detector_truth(struct detector *detector, uint64_t number, bool all,
                     struct buffer *out)
 {
-    if (number >= detector->total || detector->total - number > LIGHTS_MAX)
+    const struct frame_light *light = recall(detector, number);
+    if (light == NULL)
         return false;
-    const struct frame_light *light = &detector->lights[number % LIGHTS_MAX];
     if (light->mode != MODE_STILL) {
         buffer_text(out, "0");
         return true;
     }
-    const struct shot shot = {.frame = light->drawn, .energy = light->energy,
-                              .photons = light->photons, .theta = (double)light->theta};
+    const struct shot shot = shot_of(light);
     int count = find_spots(detector, &shot), told = 0;
     if (count < 0)
         return false;
@@ -334,5 +351,23 @@ bool detector_truth(struct detector *detector, uint64_t number, bool all,
             buffer_format(out, ";%.17g,%.17g,%.17g", spots[i].fs,
                           spots[i].ss + (double)spots[i].panel * detector->geometry.ny,
                           spots[i].photons);
+    return true;
+}
+
+bool detector_truth_crystal(const struct detector *detector, uint64_t number, struct buffer *out)
+{
+    const struct frame_light *light = recall(detector, number);
+    if (light == NULL)
+        return false;
+    const struct shot shot = shot_of(light);
+    if (light->mode != MODE_STILL || !shot_has_light(&shot) || !stills_hit(detector->truth, &shot)) {
+        buffer_text(out, "0;");
+        return true;
+    }
+    double r[9];
+    stills_orientation(detector->truth, &shot, r);
+    buffer_text(out, "1");
+    for (int i = 0; i < 9; i++)
+        buffer_format(out, "%c%.17g", i == 0 ? ';' : ',', r[i]);
     return true;
 }

@@ -30,7 +30,7 @@ enum frame_state { FRAME_NONE, FRAME_DRAWING, FRAME_DRAWN };
 struct frame_light {
     double energy, photons;
     uint64_t drawn; /* number of the frame that it repeats; mostly its own */
-    float theta;
+    float theta, coverage;
     unsigned char mode;
 };
 
@@ -110,5 +110,9 @@ void detector_await(const struct detector *detector);
  * not been taken or is too long ago. */
 bool detector_truth(struct detector *detector, uint64_t number, bool all,
                     struct buffer *out);
+/* Append the crystal of frame `number` as `<hit>;<r00>,<r01>,...,<r22>`: 1 or 0, and the rotation from
+ * crystal to laboratory axes, row by row. `0;` for a frame without a crystal or light, or that is no
+ * still. False as above. */
+bool detector_truth_crystal(const struct detector *detector, uint64_t number, struct buffer *out);
 
 #endif

@@ -14,7 +14,8 @@ void gate_open(struct gate *gate, const struct sim *sim, double t)
     struct conditions now;
     sim_conditions(sim, t, &now);
     *gate = (struct gate){.open = true, .start = t, .until = t, .energy_first = now.energy,
-                          .theta_first = now.theta};
+                          .theta_first = now.theta,
+                          .coverage_first = sample_coverage(&sim->config, &now)};
 }
 
 static int steps_needed(const struct sim *sim, double from, double to)
@@ -60,6 +61,8 @@ void gate_advance(struct gate *gate, const struct sim *sim, double t)
         gate->incident += 0.5 * width * response(&sim->config, &now, rate);
         gate->energy_excess += 0.5 * width * (now.energy - gate->energy_first);
         gate->theta_excess += 0.5 * width * (now.theta - gate->theta_first);
+        gate->coverage_excess +=
+            0.5 * width * (sample_coverage(&sim->config, &now) - gate->coverage_first);
         for (int c = 0; c < CHANNEL_COUNT; c++)
             gate->expected[c] += 0.5 * width * rate[c];
     }
@@ -80,4 +83,9 @@ double gate_energy(const struct gate *gate)
 double gate_theta(const struct gate *gate)
 {
     return average(gate, gate->theta_first, gate->theta_excess);
+}
+
+double gate_coverage(const struct gate *gate)
+{
+    return average(gate, gate->coverage_first, gate->coverage_excess);
 }

@@ -34,6 +34,24 @@ double sample_overlap(const struct config *config, const struct conditions *now)
            * slab_overlap(now->y - s->y_um, s->height_um, config->beam_fwhm_y_um);
 }
 
+static struct passage pass_map(const struct config *config, const struct conditions *now,
+                               double mut)
+{
+    const struct sample *s = now->sample;
+    const struct map_view view = {
+        .x = now->x - s->x_um, .y = now->y - s->y_um,
+        .fwhm_x = config->beam_fwhm_x_um, .fwhm_y = config->beam_fwhm_y_um,
+        .width = s->width_um * tilt(now), .height = s->height_um,
+    };
+    return sample_map_pass(&s->map, &view, mut);
+}
+
+double sample_coverage(const struct config *config, const struct conditions *now)
+{
+    /* What scatters of a beam that nothing absorbs. */
+    return now->sample->map.pixel == NULL ? 1.0 : pass_map(config, now, 0.0).scattered;
+}
+
 /* What the sample makes of the beam at an absorption of `mut`, were it to face the beam. */
 static struct passage pass_sample(const struct config *config, const struct conditions *now,
                                   double mut)
@@ -44,12 +62,7 @@ static struct passage pass_sample(const struct config *config, const struct cond
         double hit = sample_overlap(config, now), through = exp(-mut / across);
         return (struct passage){1.0 - hit + hit * through, hit * (1.0 - through), hit * through};
     }
-    const struct map_view view = {
-        .x = now->x - s->x_um, .y = now->y - s->y_um,
-        .fwhm_x = config->beam_fwhm_x_um, .fwhm_y = config->beam_fwhm_y_um,
-        .width = s->width_um * across, .height = s->height_um,
-    };
-    return sample_map_pass(&s->map, &view, mut / across);
+    return pass_map(config, now, mut / across);
 }
 
 /* Diffracted part of the beam at the arm's angle: a Gaussian line per reflection that the energy

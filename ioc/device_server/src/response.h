@@ -26,6 +26,10 @@ double response(const struct config *config, const struct conditions *now,
 /* Fraction of the beam that passes through the sample (the rest passes beside it). */
 double sample_overlap(const struct config *config, const struct conditions *now);
 
+/* Relative thickness of a sample with a map, averaged over the beam: 0 to 1. A sample without one is
+ * taken to be everywhere: 1. */
+double sample_coverage(const struct config *config, const struct conditions *now);
+
 /* Turn an expectation (counts within `seconds`) into a reading: Poisson, dead time of the pulse
  * detectors, saturation. */
 struct rng;

@@ -11,6 +11,7 @@ struct shot {
     double energy;   /* eV */
     double photons;  /* on the sample during the exposure */
     double theta;    /* of the sample, degrees */
+    double coverage; /* relative thickness of the sample where the beam meets it, 0 to 1 */
     uint64_t first;  /* number of the first frame of its acquisition */
     double start;    /* of the exposure: s since that frame's */
     double exposure; /* s */

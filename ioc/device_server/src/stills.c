@@ -231,7 +231,7 @@ bool stills_hit(const struct stills *stills, const struct shot *shot)
     double unused[9];
     start_stream(stills, &rng, shot->frame, STREAM_ORIENTATION);
     random_rotation(&rng, unused);
-    return rng_uniform(&rng) < stills->config.hit_probability;
+    return rng_uniform(&rng) < stills->config.hit_probability * shot->coverage;
 }
 
 void stills_orientation(const struct stills *stills, const struct shot *shot, double r[9])

@@ -4,8 +4,8 @@
  * Orientation. Random for every frame, uniform over all rotations; or given: one fixed rotation,
  * which depends on the seed alone, then turned by the shot's theta about +y (from z to x).
  *
- * Hits. A frame shows a crystal with `hit_probability`, independent of all others, else background
- * only.
+ * Hits. A frame shows a crystal with `hit_probability` times the shot's coverage, independent of all
+ * others, else background only.
  *
  * Reflections. All hkl with low_resolution >= d >= resolution. A reflection is a ball of radius
  * profile_radius + mosaicity * |g| in reciprocal space; where the Ewald sphere cuts it at distance s

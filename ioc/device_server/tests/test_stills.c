@@ -117,7 +117,7 @@ static void test_poisson_extremes(void)
 }
 
 #define SHOT(number, eV, light) \
-    (&(struct shot){.frame = (number), .energy = (eV), .photons = (light)})
+    (&(struct shot){.frame = (number), .energy = (eV), .photons = (light), .coverage = 1.0})
 
 /* A crystal, its detector and whoever draws them. */
 struct scene {
@@ -337,6 +337,15 @@ static void test_hits(void)
             CHECK((list_spots(&s, frame, 9500, nominal) > 0) == hit, "frame %d", (int)frame);
     }
     CHECK(fabs(hits - 0.3 * FRAMES) < 5 * sqrt(0.21 * FRAMES), "%d hits", hits);
+    int thin = 0;
+    for (uint64_t frame = 0; frame < FRAMES; frame++) {
+        struct shot shot = *SHOT(frame, 9500, nominal);
+        shot.coverage = 0.5;
+        thin += stills_hit(s.stills, &shot);
+        shot.coverage = 0.0;
+        CHECK(!stills_hit(s.stills, &shot), "frame %d hits without a sample", (int)frame);
+    }
+    CHECK(fabs(thin - 0.15 * FRAMES) < 5 * sqrt(0.1275 * FRAMES), "%d hits at half thickness", thin);
     tear_down(&s);
 }
 
@@ -347,7 +356,7 @@ static void test_theta(void)
     s.config.orientation = ORIENTATION_THETA;
     set_up(&s);
     double at0[9], at30[9];
-    struct shot shot = {.frame = 5, .energy = 9500, .photons = nominal};
+    struct shot shot = {.frame = 5, .energy = 9500, .photons = nominal, .coverage = 1.0};
     stills_orientation(s.stills, &shot, at0);
     shot.frame = 77;
     shot.theta = 30;
