@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import DeviceServerError
-from beamline.crystallography.geometry import Detector
+from beamline.crystallography.geometry import Detector, write_geometry
 from ioc.frames import parse_frame_header
 from ioc.simulator import start_device_server
 
@@ -159,6 +159,10 @@ class SimulatedStills:
             beam_centre_px=tuple(found["beam_centre_px"]),
             adu_per_photon=found["adu_per_photon"],
         )
+
+    def write_geometry(self, path: Path) -> None:
+        """Write the detector as a CrystFEL geometry."""
+        write_geometry(path, self.detector)
 
     def take(self, number: int) -> Iterator[Still]:
         """Take frames, one after the other."""

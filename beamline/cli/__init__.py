@@ -31,6 +31,7 @@ _COMMANDS = {
     "replay": ("beamline.cli.replay", "Write the files of a recorded run again."),
     "callbacks": ("beamline.cli.callbacks", "Run writers and catalogue in a process of their own."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
+    "simulate-q2": ("beamline.cli.simulate_q2", "Fill Q2 with simulated results, truth known."),
     "doctor": ("beamline.cli.doctor", "Check the installation and show the settings."),
 }
 

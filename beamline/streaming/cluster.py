@@ -1,0 +1,71 @@
+"""Connecting to a Ray cluster, or starting one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from beamline.core.errors import ConnectionLostError
+from beamline.streaming.config import RaySettings
+
+__all__ = ["connected"]
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def connected(settings: RaySettings) -> Iterator[bool]:
+    """Be connected to Ray within the block.
+
+    A connection that exists already is used and left as it is. A cluster that was started here
+    ends with the block, and all queues in it.
+
+    Yields
+    ------
+    bool
+        Whether the cluster was started here.
+
+    Raises
+    ------
+    ConnectionLostError
+        If the cluster that was asked for does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield False
+        return
+    # Telemetry and a progress bar are not for a service.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    common = {
+        "namespace": settings.namespace,
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
+    joined = False
+    if settings.address != "local":
+        try:
+            ray.init(address=settings.address, **common)
+            joined = True
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if settings.address != "auto":
+                raise ConnectionLostError(
+                    f"no Ray cluster answers at {settings.address}: {error}; start it, or set "
+                    "ray.address to auto or local."
+                ) from None
+    if not joined:
+        _log.info("no Ray cluster runs here: starting a local one")
+        store = settings.object_store_mb
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus,
+            object_store_memory=None if store is None else store * 1_000_000,
+            include_dashboard=False,
+            **common,
+        )
+    try:
+        yield not joined
+    finally:
+        ray.shutdown()
