@@ -141,8 +141,36 @@ def _assigned(assignments: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _write(config: Mapping[str, Any]) -> int:  # noqa: ARG001
-    raise click.ClickException("only --validate-config works in this version.")
+def _write(config: Mapping[str, Any]) -> int:
+    import os
+    import signal
+    import threading
+
+    stopping = threading.Event()
+
+    def ask(signum: int, frame: object) -> None:  # noqa: ARG001
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    # The work of stopping is done in the main loop; a second signal ends at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    _start_log(config["system"]["log_level"], config["system"]["log_file"])
+
+    from beamline.streaming.coordinator import run_cpu_postprocessing_pipeline
+
+    def ready(url: str) -> None:
+        click.echo(f"READY health={url or 'none'} pid={os.getpid()}")
+
+    done = run_cpu_postprocessing_pipeline(config, stopping=stopping.is_set, ready=ready)
+    click.echo(
+        f"{done['written']} events written in {done['files']} files; {done['filtered']} filtered, "
+        f"{done['truncated']} truncated, {done['refused']} refused, {done['duplicates']} "
+        f"duplicates, {done['lost']} lost.",
+        err=True,
+    )
+    return 1 if done["lost"] else 0
 
 
 def _start_log(level: str, file: str | None) -> None:

@@ -96,7 +96,7 @@ class ProcessingSettings(_Section):
     """How much is done at once."""
 
     num_cpu_workers: int = Field(
-        2, ge=1, description="tasks that find peaks at once; the most if adaptive_workers"
+        16, ge=1, description="tasks that find peaks at once; the most if adaptive_workers"
     )
     adaptive_workers: bool = Field(
         True, description="choose the number of tasks by the throughput measured"

@@ -48,7 +48,6 @@ def test_the_default_example_has_every_key_with_its_default():
     assert {s: list(keys) for s, keys in shown.items()} == {s: list(k) for s, k in model.items()}
     # What the seed's users expect of it is not the library's most careful value.
     model["queue"]["num_shards"] = 8
-    model["processing"]["num_cpu_workers"] = 16
     model["output"]["output_dir"] = "./cxi_output"
     assert shown == model
 
