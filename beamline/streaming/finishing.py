@@ -8,8 +8,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from beamline.core.errors import ConfigurationError
+from beamline.crystallography.cxi_layout import Compression
 from beamline.crystallography.geometry import Detector
 from beamline.documents.consumers import Consumer
 from beamline.documents.journal import JournalWriter
@@ -348,13 +350,18 @@ def _file_settings(
     settings: WriterConfig, directory: Path, writer: str, metadata: RunMetadata
 ) -> FileSettings:
     output, peaks = settings.output, settings.peak_finding
+    if output.compression not in get_args(Compression):
+        raise ConfigurationError(
+            f"output.compression is {output.compression!r}, which this version can't write; "
+            f"expected one of {', '.join(get_args(Compression))}."
+        )
     return FileSettings(
         directory=directory,
         writer=writer,
         prefix=output.file_prefix,
         buffer_size=output.buffer_size,
         max_file_seconds=output.max_file_seconds,
-        compression=output.compression,
+        compression=cast(Compression, output.compression),
         directory_per_run=output.directory_per_run,
         max_num_peak=peaks.max_num_peak,
         padding=peaks.padding,
