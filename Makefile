@@ -2,8 +2,9 @@
 VENV   ?= .venv
 OUTPUT ?= demo-output
 SAMPLE ?=
-# A module's tests share their beamline, so they stay in one process.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadscope
+# A module's tests share their beamline, so they stay in one process. The long modules come first in
+# the order of the folders, so that no process is left with one of them at the end.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 SECONDS ?= 60
 
 BIN     := $(VENV)/bin
@@ -22,8 +23,9 @@ demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the 
 test: lint types ## Run linters, type checks and all tests but the slow ones
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
-slow: $(VENV)/.installed-test ## Run the tests that take minutes (kills, restarts, callback and catalogue servers)
+slow: $(VENV)/.installed-test ## Run the tests that take minutes (kills, restarts, servers), and more examples in the unit tests
 	$(BIN)/pytest $(PARALLEL) -m slow
+	$(BIN)/pytest $(PARALLEL) -m "not slow" --hypothesis-profile=thorough tests/unit
 
 lint: $(VENV)/.installed-test ## Run the linters
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -22,20 +23,41 @@ from beamline.core.errors import ConfigurationError, ProcessError
 
 __all__ = ["Child", "free_port", "host_and_port"]
 
+#: Below it are the known ports, and those that Ray gives to its workers.
+_FIRST_PORT = 20_000
+
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that was free for both TCP and UDP on `host` a moment ago."""
-    for _ in range(64):
+    """Return a port that was free for both TCP and UDP on `host` a moment ago.
+
+    It is none of those that the system gives to clients, so that a server that is restarted finds
+    it free again.
+
+    Raises
+    ------
+    ProcessError
+        If none was found.
+    """
+    for _ in range(256):
+        port = _FIRST_PORT + secrets.randbelow(_last_port() - _FIRST_PORT)
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+            contextlib.suppress(OSError),
         ):
-            tcp.bind((host, 0))
-            port = int(tcp.getsockname()[1])
-            with contextlib.suppress(OSError):
-                udp.bind((host, port))
-                return port
+            tcp.bind((host, port))
+            udp.bind((host, port))
+            return port
     raise ProcessError(f"no port on {host} is free for both TCP and UDP.")
+
+
+def _last_port() -> int:
+    """First of the ports that the system gives to clients (``ip(7)``)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        if first > _FIRST_PORT + 1000:
+            return first
+    return 32768
 
 
 def host_and_port(server: str) -> tuple[str, int]:

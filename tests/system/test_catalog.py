@@ -316,6 +316,7 @@ def test_streams_of_any_name_are_in(session):
     assert sorted(doc.get("original_name", doc["name"]) for doc in descriptors) == sorted(names)
 
 
+@pytest.mark.slow
 def test_a_second_session_on_the_same_directory_does_no_harm(session):
     data_dir, feed, catalog, _, _ = session
     before = len(catalog)
@@ -332,6 +333,7 @@ def test_a_second_session_on_the_same_directory_does_no_harm(session):
     assert (result.added, result.failed) == (0, {})
 
 
+@pytest.mark.slow
 def test_reading_while_the_feed_writes(session):
     data_dir, feed, catalog, _, _ = session
     uid = record(data_dir, rows=15000, scan_id=100)
@@ -345,6 +347,7 @@ def test_reading_while_the_feed_writes(session):
     assert catalog[100].primary.read()["x"].values.tolist() == list(range(15000))
 
 
+@pytest.mark.slow
 def test_killed_feed_resumes_without_loss_or_double(session):
     data_dir, feed, catalog, _, _ = session
     before = len(catalog)
@@ -510,6 +513,7 @@ def contents(catalog):
     return found
 
 
+@pytest.mark.slow
 def test_a_catalogue_made_anew_is_equal(odd, tmp_path):
     data_dir, _, catalog = odd
     (tmp_path / "journal").symlink_to(data_dir / "journal")
@@ -561,6 +565,7 @@ def test_sync_again_changes_nothing_and_needs_no_tiled(odd):
     assert out.stdout.split() == ["0", str(len(catalog)), "False"]
 
 
+@pytest.mark.slow
 def test_a_damaged_catalogue_is_one_sentence_and_can_be_rebuilt(tmp_path):
     uid = record(tmp_path, scan_id=1)
     record(tmp_path, scan_id=2, stop=False)

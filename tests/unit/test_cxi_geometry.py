@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from beamline.core.errors import FileFormatError
@@ -43,7 +43,6 @@ def test_corner_is_half_a_pixel_before_the_first_pixel_centre():
     assert values(crystfel_geometry(DETECTOR, mask=True))["mask"].endswith("detector_1/mask")
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
     st.floats(1e-3, 10),

@@ -163,7 +163,6 @@ json_like = st.recursive(
 
 
 @given(json_like)
-@settings(max_examples=200, deadline=None)
 def test_any_document_round_trips(value):
     assert same(unpack(pack({"v": value})), {"v": value})
 
@@ -423,9 +422,7 @@ def test_hostile_files_are_one_sentence_and_do_not_hide_good_runs(tmp_path, kind
 
 
 @given(st.binary(max_size=300), st.booleans())
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_refused_or_read(tmp_path, data, with_magic):
     path = tmp_path / "any.journal"
     path.write_bytes((MAGIC if with_magic else b"") + data)
@@ -436,7 +433,6 @@ def test_any_bytes_are_refused_or_read(tmp_path, data, with_magic):
 
 
 @given(st.binary(max_size=100))
-@settings(max_examples=300, deadline=None)
 def test_decoding_any_bytes_gives_value_error_or_a_value(data):
     with contextlib.suppress(ValueError):
         unpack(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from callbacks._ordered_file import OrderedFile
@@ -17,7 +17,6 @@ from callbacks._ordered_file import OrderedFile
 PAGE = 4096
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 5 * PAGE), st.binary(max_size=2 * PAGE), st.booleans()),

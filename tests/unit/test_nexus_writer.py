@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nexus_documents import (
     Document,
@@ -371,7 +371,6 @@ READ_KEYS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(READ_KEYS), VALUES))
 def test_no_metadata_can_stop_a_scan(
     tmp_path_factory: pytest.TempPathFactory, metadata: dict[str, Any]
@@ -400,7 +399,6 @@ KEY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.text(max_size=4), KEY, max_size=4),
     st.one_of(st.none(), st.dictionaries(st.sampled_from(["d", "e"]), VALUES, max_size=2)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from beamline.analysis.xafs import XAFSProcessor
@@ -187,7 +187,6 @@ def test_ranges_that_do_not_fit(arguments, message):
         processor.normalize(E, mu, **arguments)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-1e5, 1e5), st.floats(-1e9, 1e9)), min_size=0, max_size=60),
     st.booleans(),

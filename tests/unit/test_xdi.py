@@ -192,9 +192,7 @@ BODY = st.one_of(
 )
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BODY)
 @example(b"# XDI/1.0\n# Column." + b"9" * 5000 + b": energy\n1 2")
 @example(b"# XDI/1.0\n,,,\n")
@@ -205,9 +203,7 @@ def test_any_bytes_give_a_table_or_an_error_of_ours(tmp_path, content):
         make_table(path)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

@@ -43,7 +43,7 @@ def test_lags_up_to_eight_are_those_of_direct_computation():
 
 @pytest.mark.parametrize("frame_time", [0.0, -1.0, float("nan"), float("inf")])
 def test_refuses_frame_times_that_are_none(frame_time):
-    with pytest.raises(CorrelationError, match="frame_time is .* expected a positive time"):
+    with pytest.raises(CorrelationError, match=r"frame_time is .* expected a positive time"):
         MultiTau(*rings(), frame_time)
 
 
