@@ -12,15 +12,16 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from beamline.core.errors import ConfigurationError, ConnectionLostError, QueueError
+from beamline.core.errors import ConnectionLostError, QueueError
 from beamline.streaming import parcel, topology
 from beamline.streaming.parcel import Parcel
 from beamline.streaming.presence import this_process
-from beamline.streaming.shard import Party
 from beamline.streaming.shard_actor import Given, ShardSettings
 from beamline.streaming.shard_calls import ShardCalls
+from beamline.streaming.shard_state import Party
 from beamline.streaming.topology import Topology, discover
 
 __all__ = ["Lease", "ShardedQueueManager", "Topology", "discover"]
@@ -79,6 +80,8 @@ class ShardedQueueManager:
         Whether to make the queue if it is not there.
     directory
         Where a new queue keeps its items, so that they outlive its actors; by default it does not.
+    fsync
+        Whether a put waits until the disk has the item: then items outlive the machine too.
     spill_bytes
         Bytes that a new queue holds at most; then producers are told to wait.
     memory_bytes
@@ -116,13 +119,12 @@ class ShardedQueueManager:
         namespace: str | None = None,
         create: bool = True,
         directory: str | os.PathLike[str] | None = None,
+        fsync: bool = False,
         spill_bytes: int = 32 * _GIB,
         memory_bytes: int | None = None,
         lease_seconds: float = 300.0,
         producer: str | None = None,
     ) -> None:
-        if directory is not None:
-            raise ConfigurationError("queues can't be kept on disk yet; leave directory out.")
         shards = num_shards or 1
         wanted = [
             ShardSettings(
@@ -133,6 +135,8 @@ class ShardedQueueManager:
                 max_bytes=max(1, spill_bytes // shards),
                 memory_bytes=(_store_share() if memory_bytes is None else memory_bytes) // shards,
                 lease_seconds=lease_seconds,
+                directory=None if directory is None else str(Path(directory).absolute()),
+                fsync=fsync,
             )
             for index in range(shards)
         ]

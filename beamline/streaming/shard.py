@@ -1,7 +1,7 @@
 """One shard of a queue, as a plain object: what is stored, who has it, what may come in.
 
 No Ray, no threads, no waiting: the actor around it (`shard_actor`) does that. Times are given by a
-clock. What the parts of an item are is the caller's business.
+clock. With a log, what is answered is on disk before; without, it is in memory alone.
 """
 
 from __future__ import annotations
@@ -9,35 +9,18 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from beamline.core.errors import QueueError
+from beamline.core.errors import QueueError, StorageError
 from beamline.streaming.presence import Process
+from beamline.streaming.segment_log import SegmentLog
+from beamline.streaming.shard_state import Content, Party, State
 
-__all__ = ["Delivery", "Party", "Shard"]
+__all__ = ["Delivery", "Shard"]
 
 _REMEMBERED = 1024
 """Consumers whose last request is known, and incarnations of producers whose last number is."""
-
-
-@dataclass(frozen=True)
-class Party:
-    """A producer or consumer.
-
-    Attributes
-    ----------
-    name
-        A producer that is started anew under its old name goes on with its stream.
-    incarnation
-        Of this start; numbers of items and requests are counted within it.
-    process
-        Where it runs.
-    """
-
-    name: str
-    incarnation: str
-    process: Process
 
 
 @dataclass(slots=True)
@@ -45,8 +28,8 @@ class _Entry:
     number: int
     nbytes: int
     stamp: int
-    content: Any
-    memory: int
+    content: Content | None = None
+    memory: int = 0
     attempt: int = 0
     consumer: Party | None = None
     deadline: float = 0.0
@@ -65,13 +48,13 @@ class Delivery:
     stamp
         When it was put, ns since 1970.
     content
-        What was given to `add`.
+        The item; where it comes from the log, its parts are values without references.
     """
 
     number: int
     attempt: int
     stamp: int
-    content: Any
+    content: Content
 
 
 @dataclass
@@ -85,6 +68,7 @@ class Counts:
     given_back: int = 0
     orphaned: int = 0
     acknowledged_twice: int = 0
+    recovered: int = 0
 
 
 class Shard:
@@ -100,8 +84,15 @@ class Shard:
         Bytes of them that are kept in memory.
     lease_seconds
         Time after which a leased item that is not acknowledged comes back.
+    log
+        Where items are kept besides; what it holds already is taken over.
     clock
         Seconds, monotonic.
+
+    Attributes
+    ----------
+    last_error
+        Why an item was refused though there was room: what the disk said.
     """
 
     def __init__(
@@ -111,6 +102,7 @@ class Shard:
         max_bytes: int,
         memory_bytes: int,
         lease_seconds: float,
+        log: SegmentLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.maxsize = maxsize
@@ -120,16 +112,16 @@ class Shard:
         self.counts = Counts()
         self.nbytes = 0
         self.memory = 0
-        self.generation = 0
+        self.last_error = ""
+        self._log = log
         self._clock = clock
+        self._state = State()
         self._entries: dict[int, _Entry] = {}
         self._waiting: list[int] = []
         self._leased: dict[int, _Entry] = {}
-        self._next = 0
-        self._last: dict[str, int] = {}
-        self._open: dict[str, Party] = {}
-        self._streams_ended = 0
         self._requests: dict[str, tuple[int, list[int]]] = {}
+        if log is not None:
+            self._take_over(log)
 
     # --- state
 
@@ -146,17 +138,22 @@ class Shard:
     @property
     def room(self) -> int:
         """Items that can still come in, as far as their number goes."""
-        return max(0, self.maxsize - len(self._entries)) if self.nbytes < self.max_bytes else 0
+        return max(0, self.maxsize - len(self._entries)) if self.fits(0) else 0
 
     @property
     def ended(self) -> bool:
         """Whether every producer that began has ended, and every item is acknowledged."""
-        return self._streams_ended > 0 and not self._open and not self._entries
+        return self._state.streams_ended > 0 and not self._state.open and not self._entries
+
+    @property
+    def generation(self) -> int:
+        """How often the end of the stream was acknowledged."""
+        return self._state.generation
 
     @property
     def open_producers(self) -> list[Party]:
         """Producers that began and have not ended."""
-        return list(self._open.values())
+        return list(self._state.open.values())
 
     def fits(self, nbytes: int) -> bool:
         """Return whether an item of this size can come in.
@@ -171,7 +168,10 @@ class Shard:
                 f"an item of {nbytes} bytes does not go into a shard that may hold "
                 f"{self.max_bytes}; raise spill_bytes or put smaller batches."
             )
-        return len(self._entries) < self.maxsize and self.nbytes + nbytes <= self.max_bytes
+        if not self._entries:
+            return True
+        used = self.nbytes if self._log is None else self._log.nbytes
+        return len(self._entries) < self.maxsize and used + nbytes <= self.max_bytes
 
     def fits_memory(self, nbytes: int) -> bool:
         """Return whether an item of this size may be kept in memory."""
@@ -180,28 +180,41 @@ class Shard:
     # --- producers
 
     def begin(self, producer: Party) -> None:
-        """Note that a producer's stream is open; a restarted producer takes its old one over."""
-        self._open[producer.name] = producer
+        """Note that a producer's stream is open; a restarted producer takes its old one over.
+
+        Raises
+        ------
+        StorageError
+            If the log can't be written; so does `end`.
+        """
+        if self._state.open.get(producer.name) != producer:
+            self._change(open={**self._state.open, producer.name: producer})
 
     def end(self, producer: Party) -> None:
         """Note that a producer's stream has ended."""
-        if self._open.pop(producer.name, None) is not None:
-            self._streams_ended += 1
+        still = {name: party for name, party in self._state.open.items() if name != producer.name}
+        if len(still) < len(self._state.open):
+            self._change(open=still, streams_ended=self._state.streams_ended + 1)
 
     def acknowledge_end(self) -> None:
         """Forget streams that ended, so that the next one begins anew."""
         if self.ended:
-            self._streams_ended = 0
-            self.generation += 1
+            self._change(streams_ended=0, generation=self._state.generation + 1)
 
     def known(self, producer: Party, sequence: int) -> bool:
         """Return whether an item of this number has come in before."""
-        return sequence <= self._last.get(producer.incarnation, -1)
+        return sequence <= self._state.last.get(producer.incarnation, -1)
 
     def add(
-        self, producer: Party, sequence: int, stamp: int, nbytes: int, content: Any, *, memory: int
+        self,
+        producer: Party,
+        sequence: int,
+        stamp: int,
+        content: Content,
+        nbytes: int,
+        memory: int | None = None,
     ) -> bool:
-        """Take an item; False if there is no room.
+        """Take an item; False if there is no room, or the disk refuses.
 
         Parameters
         ----------
@@ -210,27 +223,39 @@ class Shard:
             producer repeats what was not answered.
         stamp
             When it was put, ns since 1970.
-        nbytes
-            Bytes of all its parts.
         content
-            The item.
+            The item; all its parts have values if there is a log.
+        nbytes
+            Bytes of pickle and parts.
         memory
-            Bytes of memory that `content` holds.
+            How many of them are in memory; by default all.
         """
         if self.known(producer, sequence):
             return True
         if not self.fits(nbytes):
             self.counts.refused += 1
             return False
-        entry = _Entry(self._next, nbytes, stamp, content, memory)
-        self._next += 1
-        self._entries[entry.number] = entry
-        self.nbytes += nbytes
-        self.memory += memory
+        if self._log is not None:
+            try:
+                self._log.append(self._state, producer, sequence, stamp, content)
+            except StorageError as error:
+                self.counts.refused += 1
+                self.last_error = str(error)
+                return False
+        entry = _Entry(self._state.next_number, nbytes, stamp)
+        if self._log is None or self.fits_memory(nbytes):
+            entry.content, entry.memory = content, nbytes if memory is None else memory
+        self._state.next_number += 1
+        self._insert(entry)
         heapq.heappush(self._waiting, entry.number)
-        _remember(self._last, producer.incarnation, sequence)
+        _remember(self._state.last, producer.incarnation, sequence)
         self.counts.put += 1
         return True
+
+    def sync(self) -> None:
+        """Wait until what came in is on disk, if there is a log that is to wait."""
+        if self._log is not None:
+            self._log.sync()
 
     # --- consumers
 
@@ -262,10 +287,9 @@ class Shard:
                 entry.consumer, entry.deadline = consumer, deadline
                 self._leased[number] = entry
             _remember(self._requests, consumer.incarnation, (request, numbers))
-        return [
-            Delivery(e.number, e.attempt, e.stamp, e.content)
-            for e in (self._entries[n] for n in numbers)
-        ]
+            if self._log is not None and numbers:
+                self._log.leased(numbers, consumer, request)
+        return [self._delivery(self._entries[number]) for number in numbers]
 
     def renew(self, consumer: Party, numbers: Iterable[int]) -> list[int]:
         """Begin leases anew; return the items that this consumer does not have any more."""
@@ -283,14 +307,14 @@ class Shard:
 
         It holds also after the lease: what is safe elsewhere needs no second consumer.
         """
-        new = 0
+        new = []
         back = []
         for number in numbers:
             entry = self._entries.pop(number, None)
             if entry is None:
                 self.counts.acknowledged_twice += 1
                 continue
-            new += 1
+            new.append(number)
             self.nbytes -= entry.nbytes
             self.memory -= entry.memory
             if self._leased.pop(number, None) is None:
@@ -299,8 +323,10 @@ class Shard:
             gone = set(back)
             self._waiting = [n for n in self._waiting if n not in gone]
             heapq.heapify(self._waiting)
-        self.counts.acknowledged += new
-        return new
+        self.counts.acknowledged += len(new)
+        if self._log is not None and new:
+            self._log.done(new, self._state)
+        return len(new)
 
     def give_back(self, consumer: Party, numbers: Sequence[int]) -> int:
         """Let others have items that this consumer has; return how many those are."""
@@ -339,6 +365,47 @@ class Shard:
             entry = self._leased.pop(number)
             entry.consumer = None
             heapq.heappush(self._waiting, number)
+        if self._log is not None and numbers:
+            self._log.back(numbers)
+
+    # --- the log
+
+    def _delivery(self, entry: _Entry) -> Delivery:
+        content = entry.content
+        if content is None:
+            assert self._log is not None  # noqa: S101  (only a log lets content go)
+            content = self._log.read(entry.number)
+        return Delivery(entry.number, entry.attempt, entry.stamp, content)
+
+    def _insert(self, entry: _Entry) -> None:
+        self._entries[entry.number] = entry
+        self.nbytes += entry.nbytes
+        self.memory += entry.memory
+
+    def _change(self, **changes: Any) -> None:
+        state = replace(self._state, **changes)
+        if self._log is not None:
+            self._log.state_changed(state)
+        self._state = state
+
+    def _take_over(self, log: SegmentLog) -> None:
+        self._state = log.recovered.state
+        deadline = self._clock() + self.lease_seconds
+        for item in log.recovered.items.values():
+            entry = _Entry(item.number, item.nbytes, item.stamp, attempt=item.attempt)
+            self._insert(entry)
+            if item.consumer is None:
+                heapq.heappush(self._waiting, item.number)
+                continue
+            entry.consumer, entry.deadline = item.consumer, deadline
+            self._leased[item.number] = entry
+            request, numbers = self._requests.get(item.consumer.incarnation, (-1, []))
+            if item.request > request:
+                request, numbers = item.request, []
+            if item.request == request:
+                numbers.append(item.number)
+            self._requests[item.consumer.incarnation] = request, numbers
+        self.counts.recovered = len(self._entries)
 
 
 def _remember(table: dict[str, Any], key: str, value: Any) -> None:

@@ -11,16 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from beamline.core.errors import QueueError
+from beamline.core.errors import QueueError, StorageError
 from beamline.streaming import parcel
 from beamline.streaming.parcel import Parcel
 from beamline.streaming.presence import is_gone, this_process
-from beamline.streaming.shard import Party, Shard
+from beamline.streaming.segment_log import SegmentLog
+from beamline.streaming.shard import Shard
+from beamline.streaming.shard_state import Content, Part, Party
 
 __all__ = ["Given", "ShardActor", "ShardSettings"]
 
@@ -28,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 0.5
 _FETCH_SECONDS = 60.0
+_SEGMENT_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class ShardSettings:
         Of this shard.
     lease_seconds
         Of the queue.
+    directory
+        Where the queue's items are kept besides; None for nowhere.
+    fsync
+        Whether a put waits for the disk.
     """
 
     base_name: str
@@ -51,6 +61,8 @@ class ShardSettings:
     max_bytes: int
     memory_bytes: int
     lease_seconds: float
+    directory: str | None = None
+    fsync: bool = False
 
 
 class Given(NamedTuple):
@@ -61,20 +73,6 @@ class Given(NamedTuple):
     stamp: int
     skeleton: bytes
     parts: list[Any]
-
-
-@dataclass(slots=True)
-class _Part:
-    """A reference, and its value if it is kept."""
-
-    reference: Any
-    value: Any
-
-
-@dataclass(slots=True)
-class _Content:
-    skeleton: bytes
-    parts: list[_Part]
 
 
 class ShardActor:
@@ -90,21 +88,24 @@ class ShardActor:
         import ray
 
         self._settings = settings
+        name = f"{settings.base_name}_shard_{settings.index}"
+        # Numbers begin anew with every start of the actor, so each is a party of its own.
+        self._me = Party(name, uuid.uuid4().hex, this_process())
         self._shard = Shard(
             maxsize=settings.maxsize,
             max_bytes=settings.max_bytes,
             memory_bytes=settings.memory_bytes,
             lease_seconds=settings.lease_seconds,
+            log=_opened_log(settings),
         )
-        self._me = Party(f"{settings.base_name}_shard_{settings.index}", "", this_process())
-        self._sequence = 0
+        self._number = 0
         self._changed = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
-        self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        if self._restarted:
-            _log.error(
-                "%s was restarted and had no directory: what it held is lost.", self._me.name
-            )
+        self._lost = settings.directory is None and bool(
+            ray.get_runtime_context().was_current_actor_reconstructed
+        )
+        if self._lost:
+            _log.error("%s was restarted and had no directory: what it held is lost.", name)
 
     # --- the reference's calls
 
@@ -116,7 +117,7 @@ class ShardActor:
             self._shard.counts.refused += 1
             return False
         packed = parcel.pack(item, ray.put)
-        packed.sequence, self._sequence = self._sequence, self._sequence + 1
+        packed.sequence, packed.stamp = self._next_number(), time.time_ns()
         accepted, _ = await self._take(self._me, [packed])
         return accepted == 1
 
@@ -124,8 +125,7 @@ class ShardActor:
         """Give one item for good, or None."""
         import ray
 
-        given = await self.lease(self._me, self._sequence, 1)
-        self._sequence += 1
+        given = await self.lease(self._me, self._next_number(), 1)
         if not given:
             return None
         self._shard.acknowledge([given[0].number])
@@ -168,8 +168,7 @@ class ShardActor:
             How many came in, and the bytes of the first one that did not (0 if it was not even
             looked at).
         """
-        if not any(p.name == producer.name for p in self._shard.open_producers):
-            self._shard.begin(producer)
+        self._shard.begin(producer)
         return await self._take(producer, parcels)
 
     async def wait_for_room(self, seconds: float, nbytes: int) -> bool:
@@ -186,18 +185,18 @@ class ShardActor:
         self._start_sweeper()
         given = []
         for delivery in self._shard.lease(consumer, request, max_items):
-            content: _Content = delivery.content
-            if delivery.attempt > 1:
-                for part in content.parts:
-                    if part.value is not None:
-                        part.reference = ray.put(part.value)
+            for part in delivery.content.parts:
+                # What comes a second time may have come from an owner that died.
+                if part.reference is None or (delivery.attempt > 1 and part.value is not None):
+                    part.reference = ray.put(part.value)
+            references = [part.reference for part in delivery.content.parts]
             given.append(
                 Given(
                     delivery.number,
                     delivery.attempt,
                     delivery.stamp,
-                    content.skeleton,
-                    [part.reference for part in content.parts],
+                    delivery.content.skeleton,
+                    references,
                 )
             )
         return given
@@ -252,10 +251,12 @@ class ShardActor:
             "given_back": counts.given_back,
             "expired": counts.expired,
             "orphaned": counts.orphaned,
+            "recovered": counts.recovered,
+            "last_error": shard.last_error,
             "producers": [
                 {"name": p.name, "died": is_gone(p.process)} for p in shard.open_producers
             ],
-            "restarted_without_log": self._restarted,
+            "restarted_without_log": self._lost,
             "pid": self._me.process.pid,
         }
 
@@ -276,6 +277,7 @@ class ShardActor:
             if refused:
                 break
             accepted += 1
+        shard.sync()
         self._notify()
         return accepted, refused
 
@@ -301,23 +303,16 @@ class ShardActor:
         if not shard.fits(small + large):
             shard.counts.refused += 1
             return small + large
-        keep = shard.fits_memory(small + large)
-        content = _Content(
-            packed.skeleton,
-            [
-                _Part(reference, value) if keep else _Part(ray.put(value), None)
-                for reference, value in zip(packed.parts, values, strict=True)
-            ],
-        )
-        shard.add(
-            producer,
-            packed.sequence,
-            packed.stamp,
-            small + large,
-            content,
-            memory=small + large if keep else small,
-        )
-        return 0
+        if self._settings.directory is None and not shard.fits_memory(small + large):
+            # Nothing is mapped then, and Ray may spill the arrays to its own disk.
+            parts = [Part(ray.put(value), None) for value in values]
+            memory = small
+        else:
+            parts = [Part(r, v) for r, v in zip(packed.parts, values, strict=True)]
+            memory = small + large
+        content = Content(packed.skeleton, parts)
+        came = shard.add(producer, packed.sequence, packed.stamp, content, small + large, memory)
+        return 0 if came else small + large
 
     async def _wait_until(self, condition: Any, seconds: float) -> bool:
         loop = asyncio.get_running_loop()
@@ -329,6 +324,10 @@ class ShardActor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
         return True
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
 
     def _notify(self) -> None:
         # Everybody who waits looks again; whoever waits after this waits for the next change.
@@ -344,6 +343,31 @@ class ShardActor:
             await asyncio.sleep(_SWEEP_SECONDS)
             if self._shard.leased and (self._shard.expire() + self._shard.take_from_dead(is_gone)):
                 self._notify()
+
+
+def _opened_log(settings: ShardSettings) -> SegmentLog | None:
+    """Open the shard's log, if the queue has a directory.
+
+    Raises
+    ------
+    StorageError
+        If it can't be used, or holds items of more shards than the queue has.
+    """
+    if settings.directory is None:
+        return None
+    home = Path(settings.directory) / settings.base_name
+    others = [path for path in home.glob("shard_*") if any(path.glob("*.items"))]
+    most = max((int(path.name.removeprefix("shard_")) + 1 for path in others), default=0)
+    if most > settings.num_shards:
+        raise StorageError(
+            f"{home} holds items of {most} shards, but the queue has {settings.num_shards}; "
+            f"make it with {most} shards, or choose another directory."
+        )
+    return SegmentLog(
+        home / f"shard_{settings.index:03d}",
+        segment_bytes=max(1, min(_SEGMENT_BYTES, settings.max_bytes // 8)),
+        fsync=settings.fsync,
+    )
 
 
 def _nbytes(value: Any) -> int:

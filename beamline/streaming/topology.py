@@ -89,9 +89,16 @@ def connect(base_name: str, index: int, namespace: str) -> Any:
 def create(settings: ShardSettings, namespace: str) -> Any:
     """Make a shard, or return the handle of the one that is there."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     actor_class = ray.remote(num_cpus=0, max_restarts=-1)(ShardActor)
+    placed = {}
+    if settings.directory is not None:
+        # A restarted shard must find its directory again.
+        here = ray.get_runtime_context().get_node_id()
+        placed["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
     return actor_class.options(
+        **placed,
         name=f"{settings.base_name}_shard_{settings.index}",
         namespace=namespace,
         lifetime="detached",
@@ -129,6 +136,14 @@ def open_shards(
             f"queue {base_name!r} in namespace {space!r} has {found.num_shards} shards, but "
             f"{num_shards} were asked for; set the number of shards to {found.num_shards}."
         )
+    wanted_directory = wanted[0].directory
+    if found.can_lease and wanted_directory is not None:
+        actual = _settings(connect(base_name, 0, space)).directory
+        if actual != wanted_directory:
+            raise ConfigurationError(
+                f"queue {base_name!r} is kept in {actual or 'memory alone'}, but "
+                f"{wanted_directory} was asked for; leave directory out, or delete the queue first."
+            )
     if found.can_lease and may_create and num_shards is not None:
         return found, [create(settings, space) for settings in wanted]
     return found, [connect(base_name, i, space) for i in range(found.num_shards)]
