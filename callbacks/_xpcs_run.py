@@ -236,6 +236,11 @@ class XPCSRun:
                 f"run {self._uid[:8]} can't be analysed: pixels of {x:g} m by {y:g} m are not "
                 "square; give a partition with its geometry."
             )
+        if detector.beam_centre_px is None:
+            raise ConfigurationError(
+                f"run {self._uid[:8]} can't be analysed: its detector has several or rotated "
+                "panels; give a partition with its geometry."
+            )
         return GeometryMetadata(
             bcx=detector.beam_centre_px[0],
             bcy=detector.beam_centre_px[1],

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import BeamlineError, ConfigurationError
-from beamline.crystallography.cxi_layout import Compression
+from beamline.crystallography.cxi_layout import COMPRESSIONS, Compression
 from beamline.crystallography.geometry import Detector
 from beamline.crystallography.peaks import PeakFinder
 from beamline.documents.consumers import Consumer
@@ -77,7 +77,7 @@ class CXIWriter:
     position_keys
         Data keys of the sample position x, y, z, in events or another stream (baseline).
     compression
-        Of the frames: "none" or "gzip".
+        Of the frames: "none", "gzip" or "bitshuffle".
     frame_timeout
         Seconds after its event that a frame may take to appear in its file.
 
@@ -115,8 +115,10 @@ class CXIWriter:
             )
         if not prefix or Path(prefix).name != prefix:
             raise ConfigurationError(f"the prefix must be part of a file name, found {prefix!r}.")
-        if compression not in ("none", "gzip"):
-            raise ConfigurationError(f"compression must be none or gzip, found {compression!r}.")
+        if compression not in COMPRESSIONS:
+            raise ConfigurationError(
+                f"compression must be one of {', '.join(COMPRESSIONS)}, found {compression!r}."
+            )
         self.settings = CXISettings(
             directory=Path(directory),
             finder=PeakFinder() if finder is None else finder,

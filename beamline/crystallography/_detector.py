@@ -125,8 +125,8 @@ class Detector:
         return number + 1, height, width
 
     @cached_property
-    def _is_pile(self) -> bool:
-        """Whether the slab is nothing but the panels of the stack below each other."""
+    def is_pile(self) -> bool:
+        """Whether the slab is the panels of the stack below each other: `to_slab` gives a view."""
         number, height, width = self.stack_shape
         pixels = sum(math.prod(panel.shape) for panel in self.panels)
         return (number * height, width) == self.shape == (pixels // width, width) and all(
@@ -193,7 +193,7 @@ class Detector:
         """
         if stack.shape[-3:] != self.stack_shape:
             self._refuse(stack.shape[-3:], self.stack_shape, "a stack")
-        if out is None and self._is_pile:
+        if out is None and self.is_pile:
             return stack.reshape(*stack.shape[:-3], *self.shape)
         if out is None:
             out = np.zeros((*stack.shape[:-3], *self.shape), stack.dtype)
@@ -213,7 +213,7 @@ class Detector:
         """
         if slab.shape[-2:] != self.shape:
             self._refuse(slab.shape[-2:], self.shape, "a slab")
-        if self._is_pile:
+        if self.is_pile:
             return slab.reshape(*slab.shape[:-2], *self.stack_shape)
         out = np.zeros((*slab.shape[:-2], *self.stack_shape), slab.dtype)
         for panel in self.panels:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,21 @@ import numpy.typing as npt
 
 from beamline.core.errors import BeamlineError, ConfigurationError
 from beamline.crystallography.cxi_layout import (
+    COMPRESSIONS,
     DATA,
+    LOGITS,
     PEAK_COLUMNS,
     PROCESS,
     RESULT,
     SCAN,
+    SEGMENTATION,
+    SEGMENTS,
     Compression,
     lay_out,
     put_text,
     safe_names,
 )
+from beamline.crystallography.event_peaks import EventPeaks
 from beamline.crystallography.geometry import Detector
 from beamline.crystallography.peaks import Peaks
 
@@ -47,6 +52,8 @@ IN_PROGRESS = ".inprogress"
 
 #: Free disk space that a block leaves, bytes.
 _RESERVE = 4_000_000
+#: What ``seconds << 32 | nanoseconds`` can't hold begins here, ns.
+_END_OF_TIME = 2**32 * 1_000_000_000
 #: Elementary charge, C (exact, SI 2019): joules per electronvolt.
 _JOULE_PER_EV = 1.602176634e-19
 
@@ -70,13 +77,13 @@ class CXIEvent:
     Attributes
     ----------
     image
-        Shape (ss, fs), in the detector's own type.
+        A slab (ss, fs) or a stack of panels (panels, ss, fs), in the detector's own type.
     peaks
-        Strongest first.
+        Strongest first; `Peaks` are in the slab, `EventPeaks` on the panels of the stack.
     photon_energy_eV
         Photon energy, eV.
     time_ns
-        Unix time, ns.
+        Unix time, ns; before the year 2106.
     run_uid, batch_id, event_id
         Together they name the event: run, stream (or batch of a queue), number in it.
     frame_index
@@ -87,6 +94,9 @@ class CXIEvent:
         Sample position (x, y, z), m; NaN where unknown.
     scan
         Further numbers of this event by name.
+    logits
+        What the segmentation said, float32 (panels, 2, ss, fs) without padding, for files with
+        `maps`.
     """
 
     image: npt.NDArray[Any]
@@ -100,6 +110,16 @@ class CXIEvent:
     frame_index: int = -1
     translation_m: tuple[float, float, float] = (np.nan, np.nan, np.nan)
     scan: Mapping[str, float] = field(default_factory=dict)
+    logits: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An event that was taken, its peaks in the slab and the panel of each."""
+
+    event: CXIEvent
+    peaks: Peaks
+    segments: npt.NDArray[np.int32]
 
 
 class CXIFile:
@@ -122,9 +142,13 @@ class CXIFile:
     scan_units
         Names of the numbers in `CXIEvent.scan` that are stored, and their units.
     compression
-        Of the frames. ``gzip`` is level 1 after byte shuffling.
-    block_size, block_time
-        Rows are written and flushed when there are so many, or the oldest has waited so long (s).
+        Of the frames: ``none``, ``gzip`` (level 1 after byte shuffling), or ``bitshuffle`` (with
+        LZ4; readers need the plugin).
+    maps
+        Whether segmentation and logits are stored, where events have them; else they are 0.
+    block_size, block_bytes, block_time
+        Rows are written and flushed when there are so many, their frames have so many bytes, or
+        the oldest has waited so long (s).
 
     Raises
     ------
@@ -145,7 +169,9 @@ class CXIFile:
         entry: Mapping[str, str | int | float] | None = None,
         scan_units: Mapping[str, str] | None = None,
         compression: Compression = "none",
+        maps: bool = False,
         block_size: int = 16,
+        block_bytes: int = 64_000_000,
         block_time: float = 2.0,
     ) -> None:
         self.path = path
@@ -153,13 +179,19 @@ class CXIFile:
         self.dtype = np.dtype(dtype)
         self.max_num_peak = max_num_peak
         self._scan = dict(zip(scan_units or {}, safe_names(scan_units or {}), strict=True))
-        self._block_size, self._block_time = block_size, block_time
-        self._rows: list[CXIEvent] = []
+        self._block_size, self._block_bytes, self._block_time = block_size, block_bytes, block_time
+        self._rows: list[_Row] = []
+        self._slab = np.zeros(detector.shape, self.dtype)
         self._written = 0
         self._oldest = 0.0
         if self.dtype.kind not in "iu" and self.dtype != np.float32:
             raise ConfigurationError(
                 f"frames in {path} must be of an integer type or float32, found {self.dtype}."
+            )
+        if compression not in COMPRESSIONS:
+            raise ConfigurationError(
+                f"compression of {path} must be {', '.join(COMPRESSIONS[:-1])} or "
+                f"{COMPRESSIONS[-1]}, found {compression!r}."
             )
         if mask is not None and mask.shape != detector.shape:
             raise ConfigurationError(
@@ -183,7 +215,7 @@ class CXIFile:
             # No lock, so that what is flushed can be read while the file grows.
             self._file = h5py.File(self._growing, "w", libver=("earliest", "v110"), locking=False)
             try:
-                lay_out(
+                self._tables = lay_out(
                     self._file,
                     detector=detector,
                     dtype=self.dtype,
@@ -192,6 +224,7 @@ class CXIFile:
                     entry=entry or {},
                     scan={key: (self._scan[key], unit) for key, unit in (scan_units or {}).items()},
                     compression=compression,
+                    maps=maps,
                 )
                 self._file.flush()
             except BaseException:
@@ -217,23 +250,49 @@ class CXIFile:
 
     def check(self, event: CXIEvent) -> None:
         """Raise `EventRefusedError` if an event can't be stored in this file."""
-        name = f"event {event.event_id} of {event.batch_id} in run {event.run_uid[:8]}"
-        shape, dtype = event.image.shape, event.image.dtype
-        if shape != self.detector.shape or dtype != self.dtype:
+        self._row(event)
+
+    def _row(self, event: CXIEvent) -> _Row:
+        """Check an event, and bring its peaks to the slab."""
+        image, kept = event.image, event.peaks.strongest(self.max_num_peak)
+        try:
+            shapes = (self.detector.slab_shape, self.detector.stack_shape)
+            if image.dtype != self.dtype or image.shape not in shapes:
+                raise ValueError(
+                    f"its frame is {image.dtype} {image.shape}, expected {self.dtype} {shapes[0]} "
+                    f"or {shapes[1]}"
+                )
+            if event.logits is not None and SEGMENTATION in self._tables:
+                panels, height, width = self.detector.stack_shape
+                if event.logits.shape != (panels, 2, height, width):
+                    raise ValueError(
+                        f"its logits have the shape {event.logits.shape}, expected "
+                        f"{(panels, 2, height, width)}"
+                    )
+            for name, value in (
+                ("photon energy", event.photon_energy_eV),
+                ("detector distance", event.distance_m),
+            ):
+                if not 0.0 < value < np.inf:
+                    unit = "eV" if name == "photon energy" else "m"
+                    raise ValueError(f"its {name} must be positive, found {value} {unit}")
+            if not 0 <= event.time_ns < _END_OF_TIME:
+                raise ValueError(f"its time must be from 1970 to 2106, found {event.time_ns} ns")
+            for name in ("fs", "ss", "total"):
+                if not np.isfinite(getattr(kept, name)).all():
+                    raise ValueError(f"{name} of a peak is not finite")
+            if isinstance(kept, EventPeaks):
+                ss, fs = self.detector.to_slab_position(kept.panel, kept.ss, kept.fs)
+                segments = kept.panel
+                kept = replace(kept, ss=ss.astype(np.float32), fs=fs.astype(np.float32))
+            else:
+                segments = self.detector.to_panel_position(kept.ss, kept.fs)[0]
+        except ValueError as error:
             raise EventRefusedError(
-                f"{name} is refused: its frame is {dtype} {shape}, expected {self.dtype} "
-                f"{self.detector.shape}."
-            )
-        if not 0.0 < event.photon_energy_eV < np.inf:
-            raise EventRefusedError(
-                f"{name} is refused: its photon energy must be positive, found "
-                f"{event.photon_energy_eV} eV."
-            )
-        if not 0.0 < event.distance_m < np.inf:
-            raise EventRefusedError(
-                f"{name} is refused: its detector distance must be positive, found "
-                f"{event.distance_m} m."
-            )
+                f"event {event.event_id} of {event.batch_id} in run {event.run_uid[:8]} is "
+                f"refused: {str(error).rstrip('.')}."
+            ) from None
+        return _Row(event, kept, segments)
 
     def append(self, event: CXIEvent) -> None:
         """Take an event; of more than `max_num_peak` peaks the strongest are stored.
@@ -246,15 +305,16 @@ class CXIFile:
         EventRefusedError
             As `check` says.
         """
-        self.check(event)
+        row = self._row(event)
         if not self._rows:
             self._oldest = time.monotonic()
-        self._rows.append(event)
+        self._rows.append(row)
 
     def flush_if_due(self) -> None:
         """Do as `flush` does if the block is full or old."""
         if self._rows and (
             len(self._rows) >= self._block_size
+            or self._bytes() >= self._block_bytes
             or time.monotonic() - self._oldest >= self._block_time
         ):
             self.flush()
@@ -271,7 +331,7 @@ class CXIFile:
         if not rows:
             return
         # HDF5 does not survive a write that fails: the process may crash when it ends.
-        needed = sum(row.image.nbytes for row in rows) + _RESERVE
+        needed = self._bytes() + _RESERVE
         free = shutil.disk_usage(self._growing.parent).free
         if free < needed:
             raise DiskFullError(
@@ -285,39 +345,68 @@ class CXIFile:
             dataset.resize(stop, axis=0)
             dataset[start:stop] = values
 
-        put(DATA, np.stack([row.image for row in rows]))
-        kept = [row.peaks.strongest(self.max_num_peak) for row in rows]
-        for name, attribute, dtype in PEAK_COLUMNS:
-            table = np.zeros((len(rows), self.max_num_peak), dtype)
-            for line, peaks in zip(table, kept, strict=True):
-                line[: len(peaks)] = getattr(peaks, attribute)
-            put(f"{RESULT}/{name}", table)
-        # One panel: every peak is on segment 0.
-        put(f"{RESULT}/peakSegPosRaw", np.zeros((len(rows), self.max_num_peak), np.int32))
-        put(f"{RESULT}/nPeaks", [len(peaks) for peaks in kept])
-        energy = np.array([row.photon_energy_eV for row in rows])
+        for table in self._tables.values():
+            table.resize(stop)
+        for number, row in enumerate(rows, start):
+            self._write_row(number, row)
+        put(f"{RESULT}/nPeaks", [len(row.peaks) for row in rows])
+        events = [row.event for row in rows]
+        energy = np.array([event.photon_energy_eV for event in events])
         put("/LCLS/photon_energy_eV", energy)
         put("/entry_1/instrument_1/source_1/energy", energy * _JOULE_PER_EV)
-        put("/LCLS/detector_1/EncoderValue", [row.distance_m * 1e3 for row in rows])
+        put("/LCLS/detector_1/EncoderValue", [event.distance_m * 1e3 for event in events])
         seconds, nanoseconds = np.divmod(
-            np.array([row.time_ns for row in rows], dtype=np.int64), 1_000_000_000
+            np.array([event.time_ns for event in events], dtype=np.int64), 1_000_000_000
         )
         put("/LCLS/machineTime", seconds)
         put("/LCLS/machineTimeNanoSeconds", nanoseconds)
-        put("/LCLS/detector_1/timestamp", (seconds << 32 | nanoseconds).astype(np.uint64))
-        put("/entry_1/event_id", [row.event_id for row in rows])
-        put("/entry_1/frame_index", [row.frame_index for row in rows])
-        put("/entry_1/run_uid", [row.run_uid.encode() for row in rows])
-        put("/entry_1/batch_id", [row.batch_id.encode() for row in rows])
+        put(
+            "/LCLS/detector_1/timestamp",
+            seconds.astype(np.uint64) << 32 | nanoseconds.astype(np.uint64),
+        )
+        put("/entry_1/event_id", [event.event_id for event in events])
+        put("/entry_1/frame_index", [event.frame_index for event in events])
+        put("/entry_1/run_uid", [event.run_uid.encode() for event in events])
+        put("/entry_1/batch_id", [event.batch_id.encode() for event in events])
         put(
             "/entry_1/sample_1/geometry_1/translation",
-            np.array([row.translation_m for row in rows]).reshape(-1, 3),
+            np.array([event.translation_m for event in events]).reshape(-1, 3),
         )
         for name, safe in self._scan.items():
-            put(f"{SCAN}/{safe}", [row.scan.get(name, np.nan) for row in rows])
+            put(f"{SCAN}/{safe}", [event.scan.get(name, np.nan) for event in events])
         self._file.flush()
         self._written = stop
         self._rows = []
+
+    def _write_row(self, number: int, row: _Row) -> None:
+        """Write what has a chunk of its own."""
+        image, logits, detector = row.event.image, row.event.logits, self.detector
+        if image.shape != detector.shape:
+            image = detector.to_slab(image, None if detector.is_pile else self._slab)
+        self._tables[DATA].write(number, image)
+        for name, attribute, dtype in PEAK_COLUMNS:
+            values = getattr(row.peaks, attribute)
+            self._tables[f"{RESULT}/{name}"].write(number, self._padded(values, dtype))
+        self._tables[SEGMENTS].write(number, self._padded(row.segments, np.int32))
+        if logits is not None and SEGMENTATION in self._tables:
+            peak = (logits[:, 1] > logits[:, 0]).astype(np.uint8)
+            self._tables[SEGMENTATION].write(number, detector.to_slab(peak))
+            for place, name in enumerate(LOGITS):
+                self._tables[name].write(number, detector.to_slab(logits[:, place]))
+
+    def _padded(self, values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
+        line = np.zeros(self.max_num_peak, dtype)
+        line[: len(values)] = values
+        return line
+
+    def _bytes(self) -> int:
+        """Size of what waits, without compression."""
+        size = sum(row.event.image.nbytes for row in self._rows)
+        if SEGMENTATION in self._tables:
+            size += sum(
+                row.event.logits.nbytes for row in self._rows if row.event.logits is not None
+            )
+        return size
 
     def close(
         self,

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from beamline.crystallography._cxi_chunks import COMPRESSIONS, ChunkTable, Compression
 from beamline.crystallography.geometry import Detector
 
 __all__ = [
     "COLUMNS",
+    "COMPRESSIONS",
     "CXI_VERSION",
     "DATA",
     "DETECTOR",
+    "LOGITS",
     "PEAK_COLUMNS",
     "PROCESS",
     "RESULT",
     "SCAN",
+    "SEGMENTATION",
+    "SEGMENTS",
+    "ChunkTable",
     "Compression",
     "lay_out",
     "put_text",
     "safe_names",
 ]
-
-Compression = Literal["none", "gzip"]
 
 CXI_VERSION = 160
 DETECTOR = "/entry_1/instrument_1/detector_1"
@@ -46,6 +50,11 @@ PEAK_COLUMNS: tuple[tuple[str, str, type[np.generic]], ...] = (
     ("peakNPixels", "n_pixels", np.int32),
     ("peakProbability", "probability", np.float32),
 )
+#: Number of the panel of the stack that each peak is on: int32, shaped like the other columns.
+SEGMENTS = f"{RESULT}/peakSegPosRaw"
+#: What the segmentation said, where asked for: 1 on peaks (uint8), logits by class (float32).
+SEGMENTATION = f"{RESULT}/segmentation_map"
+LOGITS = (f"{RESULT}/logit_map_class0", f"{RESULT}/logit_map_class1")
 #: One value per event: dataset, type, attributes.
 COLUMNS: tuple[tuple[str, Any, Mapping[str, str]], ...] = (
     (f"{RESULT}/nPeaks", np.int32, {}),
@@ -74,28 +83,26 @@ def lay_out(
     entry: Mapping[str, str | int | float],
     scan: Mapping[str, tuple[str, str]],
     compression: Compression,
-) -> None:
+    maps: bool,
+) -> dict[str, ChunkTable]:
     """Create every group and dataset of an open, empty file; columns have no rows yet.
 
     Parameters
     ----------
     file
         Open `h5py.File`.
-    detector, dtype, max_num_peak, mask, entry, compression
+    detector, dtype, max_num_peak, mask, entry, compression, maps
         As in `beamline.crystallography.cxi.CXIFile`.
     scan
         Numbers per event by name: name of the dataset, units.
+
+    Returns
+    -------
+    dict
+        The datasets that are written row by row.
     """
-    filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     file["cxi_version"] = CXI_VERSION
-    file.create_dataset(
-        DATA,
-        shape=(0, *detector.shape),
-        maxshape=(None, *detector.shape),
-        chunks=(1, *detector.shape),
-        dtype=dtype,
-        **(filters if compression == "gzip" else {}),
-    )
+    tables = {DATA: ChunkTable(file, DATA, detector.shape, dtype, compression)}
     _put_number(file, f"{DETECTOR}/distance", detector.distance_m, "m")
     for axis, pixel in zip("xy", detector.pixel_m, strict=True):
         _put_number(file, f"{DETECTOR}/{axis}_pixel_size", pixel, "m")
@@ -103,22 +110,21 @@ def lay_out(
         for axis, centre in zip("xy", detector.beam_centre_px, strict=True):
             _put_number(file, f"{DETECTOR}/beam_center_{axis}", centre, "pixel")
     _put_number(file, f"{DETECTOR}/adu_per_photon", detector.adu_per_photon, "")
-    if mask is None:
-        mask = np.zeros(detector.shape, np.uint32)
-    file.create_dataset(f"{DETECTOR}/mask", data=mask.astype(np.uint32), **filters)
+    bad = detector.mask() if mask is None else detector.mask() | mask.astype(np.uint32)
+    file.create_dataset(
+        f"{DETECTOR}/mask", data=bad, compression="gzip", compression_opts=1, shuffle=True
+    )
     file.create_group("/entry_1/data_1")["data"] = h5py.SoftLink(DATA)
 
     # One chunk per event: partly filled compressed chunks would be rewritten at every flush.
-    segments = ("peakSegPosRaw", "", np.int32)
-    for name, _, kind in (*PEAK_COLUMNS, segments):
-        file.create_dataset(
-            f"{RESULT}/{name}",
-            shape=(0, max_num_peak),
-            maxshape=(None, max_num_peak),
-            chunks=(1, max_num_peak),
-            dtype=kind,
-            **filters,
-        )
+    for name, _, kind in PEAK_COLUMNS:
+        table = f"{RESULT}/{name}"
+        tables[table] = ChunkTable(file, table, (max_num_peak,), kind, "gzip")
+    tables[SEGMENTS] = ChunkTable(file, SEGMENTS, (max_num_peak,), np.int32, "gzip")
+    if maps:
+        tables[SEGMENTATION] = ChunkTable(file, SEGMENTATION, detector.shape, np.uint8, "gzip")
+        for name in LOGITS:
+            tables[name] = ChunkTable(file, name, detector.shape, np.float32, compression)
     for name, kind, attributes in COLUMNS:
         _create_column(file, name, kind, attributes)
     # Both places are in use.
@@ -142,6 +148,7 @@ def lay_out(
             put_text(group, name, value)
         else:
             group[name] = value
+    return tables
 
 
 def put_text(group: Any, name: str, value: str) -> None:

@@ -14,7 +14,8 @@ import pytest
 from beamline.core.errors import ConfigurationError
 from beamline.crystallography.cxi import CXIEvent, CXIFile, EventRefusedError, FileTakenError
 from beamline.crystallography.cxi_check import check_cxi
-from beamline.crystallography.geometry import Detector
+from beamline.crystallography.event_peaks import EventPeaks
+from beamline.crystallography.geometry import Detector, Panel
 from beamline.crystallography.peaks import Peaks
 
 DETECTOR = Detector(
@@ -62,6 +63,41 @@ def event(number, n_peaks=3, **changes):
         scan={"sample_x": float(number), "stage-x": 2.0},
     )
     return dataclasses.replace(made, **changes)
+
+
+def modules():
+    """Three panels of two pieces in a slab with gaps between the pieces."""
+    panels = [
+        Panel(
+            name=f"p{unit}a{asic}",
+            origin=(10 * unit, 12 * asic),
+            shape=(10, 10),
+            corner=(12.0 * asic, 15.0 * unit, 0.0),
+            fs=(0.8, 0.6, 0.0),
+            ss=(-0.6, 0.8, 0.0),
+            pitch_m=75e-6,
+            unit=unit,
+            unit_origin=(0, 10 * asic),
+        )
+        for unit in range(3)
+        for asic in range(2)
+    ]
+    return Detector((30, 22), 0.1, (75e-6, 75e-6), None, panels=tuple(panels))
+
+
+def on_panels(*places):
+    panel, ss, fs = np.array(places).T
+    ones = np.ones(len(places), np.float32)
+    return EventPeaks(
+        fs=fs.astype(np.float32),
+        ss=ss.astype(np.float32),
+        total=5 * ones,
+        maximum=ones,
+        snr=ones,
+        n_pixels=ones.astype(np.int32),
+        probability=ones,
+        panel=panel.astype(np.int32),
+    )
 
 
 def write(path, events, **options):
@@ -177,6 +213,76 @@ def test_gzip_gives_the_same_frames(tmp_path, sound):
     assert check_cxi(path) == []
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("compression", ["gzip", "bitshuffle"])
+def test_compressed_frames_are_the_same_to_the_last_bit(tmp_path, compression, dtype):
+    rng = np.random.default_rng(3)
+    frames = [rng.poisson(n, (40, 50)).astype(dtype) for n in (0, 3, 90)]
+    if dtype == np.float32:
+        frames[1] = rng.normal(size=(40, 50)).astype(dtype)
+        frames[2][3, 4:7] = [np.nan, np.inf, -0.0]
+    path = write(
+        tmp_path / "z.cxi",
+        [event(n, image=frame) for n, frame in enumerate(frames)],
+        dtype=dtype,
+        compression=compression,
+    )
+    with h5py.File(path) as file:
+        data = file["/entry_1/data_1/data"]
+        filters = [
+            data.id.get_create_plist().get_filter(n)[0]
+            for n in range(data.id.get_create_plist().get_nfilters())
+        ]
+        assert filters == (
+            [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE] if compression == "gzip" else [32008]
+        )
+        for stored, frame in zip(data, frames, strict=True):
+            assert stored.tobytes() == frame.tobytes()
+    assert check_cxi(path) == []
+
+
+def test_an_unknown_compression_is_a_wrong_configuration(tmp_path):
+    with pytest.raises(ConfigurationError, match="none, gzip or bitshuffle, found 'lzw'"):
+        write(tmp_path / "a.cxi", [], compression="lzw")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "bitshuffle"])
+def test_stacks_of_panels_are_stored_as_slabs(tmp_path, compression):
+    detector = modules()
+    rng = np.random.default_rng(0)
+    stacks = rng.poisson(4, (3, 3, 10, 20)).astype(np.uint16)
+    logits = rng.normal(size=(3, 2, 10, 20)).astype(np.float32)
+    found = on_panels((2, 3.25, 4.5), (0, 9.25, 10.75), (1, -0.5, -0.5))
+    events = [
+        event(1, image=stacks[0], peaks=found),
+        event(2, image=detector.to_slab(stacks[1]), logits=logits),
+        event(3, image=stacks[2][:, ::-1], peaks=found),
+    ]
+    events[1] = dataclasses.replace(events[1], peaks=peaks(0))
+    path = write(tmp_path / "a.cxi", events, detector=detector, compression=compression, maps=True)
+    assert check_cxi(path) == []
+    with h5py.File(path) as file:
+        data, result = file["/entry_1/data_1/data"][()], file["/entry_1/result_1"]
+        assert data.shape == (3, 30, 22)
+        assert np.array_equal(detector.to_stack(data)[:2], stacks[:2])
+        assert np.array_equal(detector.to_stack(data[2]), stacks[2][:, ::-1])
+        assert result["peakSegPosRaw"][0, :4].tolist() == [2, 0, 1, 0]
+        # The second half of a module lies two columns further in the slab.
+        assert result["peakXPosRaw"][0, :3].tolist() == [4.5, 12.75, -0.5]
+        assert result["peakYPosRaw"][0, :3].tolist() == [23.25, 9.25, 9.5]
+        segmentation = detector.to_stack(result["segmentation_map"][()])
+        assert np.array_equal(segmentation[1], logits[:, 1] > logits[:, 0])
+        assert not segmentation[[0, 2]].any()
+        for place in (0, 1):
+            stored = detector.to_stack(result[f"logit_map_class{place}"][1])
+            assert np.array_equal(stored, logits[:, place])
+        mask = file["/entry_1/instrument_1/detector_1/mask"]
+        assert mask.dtype == np.uint32
+        assert np.array_equal(mask, detector.mask())
+        assert "beam_center_x" not in file["/entry_1/instrument_1/detector_1"]
+
+
 def test_more_peaks_than_fit_leave_the_strongest(tmp_path):
     path = write(tmp_path / "a.cxi", [event(1, 30)])
     with h5py.File(path) as file:
@@ -199,6 +305,11 @@ def test_more_peaks_than_fit_leave_the_strongest(tmp_path):
             r"uint16 \(40, 51\), expected uint16 \(40, 50\)",
         ),
         ({"image": np.zeros((40, 50), np.int32)}, r"int32 \(40, 50\), expected uint16"),
+        ({"time_ns": -1}, "must be from 1970 to 2106, found -1 ns"),
+        ({"time_ns": 7_258_118_400 * 10**9}, "must be from 1970 to 2106"),
+        ({"peaks": on_panels((0, 3.0, 4.0), (0, 40.0, 4.0))}, "position .* is on no panel"),
+        ({"peaks": on_panels((0, 3.0, np.nan))}, "fs of a peak is not finite"),
+        ({"peaks": dataclasses.replace(peaks(1), fs=np.float32([50.0]))}, "is on no panel"),
     ],
 )
 def test_what_indexing_would_make_nonsense_of_is_refused(tmp_path, changes, words):

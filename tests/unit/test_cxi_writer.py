@@ -767,7 +767,7 @@ def test_bad_pixels_are_in_the_file_and_in_the_geometry(tmp_path, frames):
         ({"min_num_peak": -1}, "at least 0"),
         ({"prefix": "a/b"}, "part of a file name"),
         ({"prefix": ""}, "part of a file name"),
-        ({"compression": "zip"}, "none or gzip, found 'zip'"),
+        ({"compression": "zip"}, "none, gzip, bitshuffle, found 'zip'"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, options, words):
