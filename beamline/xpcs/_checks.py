@@ -85,13 +85,16 @@ class Field:
         return sizes[0], sizes[1]
 
     def numbers(
-        self, value: Any, shape: Shape | None = None, *, dimensions: int = 1
+        self, value: Any, shape: Shape | None = None, *, dimensions: int = 1, nan: bool = False
     ) -> npt.NDArray[np.float64]:
-        """Return finite float64 numbers of `shape` (None: any of so many dimensions), read-only."""
+        """Return finite float64 numbers of `shape` (None: any of so many dimensions), read-only.
+
+        With `nan`, NaN is allowed.
+        """
         array = self._real(value)
         self._check_shape(array, shape, dimensions)
         numbers = array if array.dtype == np.float64 else array.astype(np.float64)
-        finite = np.isfinite(numbers)
+        finite = ~np.isinf(numbers) if nan else np.isfinite(numbers)
         if not finite.all():
             count = numbers.size - int(np.count_nonzero(finite))
             raise self.fail("finite numbers", f"{count} NaN or infinite of {numbers.size}")

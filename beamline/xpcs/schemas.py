@@ -228,7 +228,7 @@ class G2Data(_Schema):
     Attributes
     ----------
     g2, g2_err
-        (n_q, n_delay) float64: g2 and its standard error.
+        (n_q, n_delay) float64: g2 and its standard error; NaN where a bin had no photons.
     delay_times
         (n_delay,) float64, s.
     q_values
@@ -237,7 +237,7 @@ class G2Data(_Schema):
     Raises
     ------
     SchemaValidationError
-        If lengths disagree, or a delay or an error is negative.
+        If lengths disagree, a delay or an error is negative, or a number is infinite.
     """
 
     g2: npt.NDArray[np.float64]
@@ -248,13 +248,13 @@ class G2Data(_Schema):
     _required: ClassVar[tuple[str, ...]] = ("g2", "g2_err", "delay_times", "q_values")
 
     def __post_init__(self) -> None:
-        g2 = Field(self, "g2").numbers(self.g2, dimensions=2)
-        g2_err = Field(self, "g2_err").numbers(self.g2_err, g2.shape, dimensions=2)
+        g2 = Field(self, "g2").numbers(self.g2, dimensions=2, nan=True)
+        g2_err = Field(self, "g2_err").numbers(self.g2_err, g2.shape, dimensions=2, nan=True)
         delays = Field(self, "delay_times").numbers(self.delay_times, (g2.shape[1],))
         q_values = Field(self, "q_values").numbers(self.q_values, (g2.shape[0],))
         for name, values in (("g2_err", g2_err), ("delay_times", delays)):
-            if values.min() < 0.0:
-                raise Field(self, name).fail("numbers of at least 0", f"{values.min():g}")
+            if (values < 0.0).any():
+                raise Field(self, name).fail("numbers of at least 0", f"{np.nanmin(values):g}")
         self._set(g2=g2, g2_err=g2_err, delay_times=delays, q_values=tuple(q_values.tolist()))
 
 

@@ -168,7 +168,9 @@ class TestG2:
             ("q_values", [0.1], r"shape \(2,\)"),
             ("q_values", "ab", "q_values"),
             ("g2", np.ones(3), "g2: expected 2 dimension"),
-            ("g2", np.full((2, 3), np.nan), "finite"),
+            ("g2", np.full((2, 3), np.inf), "finite"),
+            ("g2_err", np.full((2, 3), np.inf), "finite"),
+            ("delay_times", [0.0, 1.0, math.nan], "finite"),
         ],
     )
     def test_refused(self, name, value, words):
