@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import DeviceServerError
-from beamline.crystallography.geometry import Detector, write_geometry
+from beamline.crystallography.geometry import Detector, Panel, write_geometry
 from ioc.frames import parse_frame_header
 from ioc.simulator import start_device_server
 
@@ -140,24 +140,34 @@ class SimulatedStills:
 
     @property
     def detector(self) -> Detector:
-        """Geometry of a detector of one panel.
-
-        Raises
-        ------
-        DeviceServerError
-            If the simulated detector has several panels.
-        """
+        """Geometry; frames of several panels are stacks."""
         found = self.truth["detector"]
-        if len(found["shape"]) != 2:
-            raise DeviceServerError(
-                f"a detector of one panel was asked for; the simulated one has {found['shape'][0]}."
+        panels, height, width = self.shape
+        pixel, (beam_x, beam_y) = found["pixel_m"], found["beam_centre_px"]
+        placed = [
+            Panel(
+                name=f"p{number}",
+                origin=(number * height, 0),
+                shape=(height, width),
+                corner=(
+                    place["corner_x_px"] - beam_x - 0.5,
+                    place["corner_y_px"] - beam_y - 0.5,
+                    0.0,
+                ),
+                fs=(1.0, 0.0, 0.0),
+                ss=(0.0, 1.0, 0.0),
+                pitch_m=pixel,
+                unit=number,
             )
+            for number, place in enumerate(found["panels"])
+        ]
         return Detector(
-            shape=tuple(found["shape"]),
+            shape=(panels * height, width),
             distance_m=found["distance_m"],
-            pixel_m=(found["pixel_m"], found["pixel_m"]),
-            beam_centre_px=tuple(found["beam_centre_px"]),
+            pixel_m=(pixel, pixel),
+            beam_centre_px=(beam_x, beam_y) if panels == 1 else None,
             adu_per_photon=found["adu_per_photon"],
+            panels=tuple(placed) if panels > 1 else (),
         )
 
     def write_geometry(self, path: Path) -> None:

@@ -29,10 +29,12 @@ class Components:
     ----------
     panel, n_pixels
         int64.
+    at_edge
+        Whether the brightest pixel is at the edge of the panel or beside a bad pixel.
     sums
         float64 (n, 7): sums of weight * fs, weight * ss, of the weights, net total; maximum;
         variance of the background times the number of pixels (NaN without background); sum of
-        probabilities. Of components that are too small only the last three count.
+        probabilities. Of components that are too small only `n_pixels` counts.
     in_padding, masked_pixels
         As in `EventPeaks`.
     nan, first_nan
@@ -41,6 +43,7 @@ class Components:
 
     panel: npt.NDArray[np.int64]
     n_pixels: npt.NDArray[np.int64]
+    at_edge: npt.NDArray[np.bool_]
     sums: npt.NDArray[np.float64]
     in_padding: int
     masked_pixels: int
@@ -91,11 +94,18 @@ def find_components(
     level[large], variance[large] = _background(
         pixels, good, mask, (panel[centre], ss[centre], fs[centre]), gain
     )
+    framed = np.pad(good, ((0, 0), (1, 1), (1, 1)))
+    beside = [
+        framed[panel[first], ss[first] + down, fs[first] + across]
+        for down in range(3)
+        for across in range(3)
+    ]
     net = value - level[which]
     weight = np.maximum(net, 0.0)
     return Components(
         panel=panel[first],
         n_pixels=n_pixels,
+        at_edge=~np.logical_and.reduce(beside),
         sums=np.stack(
             [
                 add(weight * fs),

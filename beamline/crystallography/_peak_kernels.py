@@ -146,7 +146,8 @@ def measure(
 ) -> None:
     """Measure the components that `label` found.
 
-    `whole` (n, 2): panel and number of pixels. `sums` (n, 7), float64: sum of weight * fs,
+    `whole` (n, 3): panel, number of pixels, and whether the brightest one has a bad neighbour or
+    none, at the edge. `sums` (n, 7), float64: sum of weight * fs,
     weight * ss, of the weights, net total, maximum, variance of the background times the number of
     pixels (NaN without background), sum of the probabilities. Both are zero before.
     """
@@ -171,6 +172,15 @@ def measure(
     level = np.full(n, np.nan)
     for which in range(n):
         if whole[which, 1] >= min_pixels:
+            whole[which, 2] = _at_edge(
+                images,
+                valid,
+                frame,
+                shift,
+                whole[which, 0],
+                brightest[which, 0],
+                brightest[which, 1],
+            )
             level[which], variance = _background(
                 logits,
                 images,
@@ -197,6 +207,28 @@ def measure(
             sums[which, 1] += weight * (row - top)
             sums[which, 2] += weight
             sums[which, 3] += net
+
+
+@compiled
+def _at_edge(
+    images: Any,
+    valid: Any,
+    frame: tuple[int, int, int, int],
+    shift: tuple[int, int],
+    panel: int,
+    row: int,
+    column: int,
+) -> bool:
+    top, bottom, left, right = frame
+    if row in (top, bottom - 1) or column in (left, right - 1):
+        return True
+    for y in range(row - 1, row + 2):
+        for x in range(column - 1, column + 2):
+            if not np.isfinite(images[panel, y + shift[0], x + shift[1]]):
+                return True
+            if valid.shape[0] > 0 and not valid[panel % valid.shape[0], y - top, x - left]:
+                return True
+    return False
 
 
 @compiled

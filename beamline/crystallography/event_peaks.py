@@ -50,6 +50,9 @@ class EventPeaks(Peaks):
         Components left out because they lie in the padding.
     too_small
         Components left out because they have fewer than `min_pixels` pixels.
+    at_edge
+        Components left out because their brightest pixel is at the edge of the panel or beside a
+        bad pixel: the centre may lie beyond.
     dark
         Components left out because they have no intensity, or nothing around them is background.
     masked_pixels
@@ -60,6 +63,7 @@ class EventPeaks(Peaks):
     truncated: int = 0
     in_padding: int = 0
     too_small: int = 0
+    at_edge: int = 0
     dark: int = 0
     masked_pixels: int = 0
 
@@ -135,8 +139,8 @@ def find_event_peaks(
     n_pixels, sums = found.n_pixels, found.sums
     weight_fs, weight_ss, weights, total, maximum, noise, probability = sums.T
     large = n_pixels >= min_pixels
-    keep = np.flatnonzero(large & (total > 0.0))
-    dark = int(np.count_nonzero(large)) - len(keep)
+    whole = large & ~found.at_edge
+    keep = np.flatnonzero(whole & (total > 0.0))
     order = keep[np.lexsort((weight_fs[keep], weight_ss[keep], found.panel[keep], -total[keep]))]
     order = order[:max_num_peak]
     strong = total[order]
@@ -156,7 +160,8 @@ def find_event_peaks(
         truncated=len(keep) - len(order),
         in_padding=found.in_padding,
         too_small=len(n_pixels) - int(np.count_nonzero(large)),
-        dark=dark,
+        at_edge=int(np.count_nonzero(large & found.at_edge)),
+        dark=int(np.count_nonzero(whole)) - len(keep),
         masked_pixels=found.masked_pixels,
     )
 
@@ -244,7 +249,7 @@ def _compiled() -> Any:
                 break
             _scratch.size = 4 * size
         number = int(info[kernels.N_COMPONENTS])
-        whole, sums = np.zeros((number, 2), np.int64), np.zeros((number, 7))
+        whole, sums = np.zeros((number, 3), np.int64), np.zeros((number, 7))
         kernels.measure(
             logits,
             images,
@@ -264,6 +269,7 @@ def _compiled() -> Any:
         return Components(
             panel=whole[:, 0],
             n_pixels=whole[:, 1],
+            at_edge=whole[:, 2] > 0,
             sums=sums,
             in_padding=int(info[kernels.IN_PADDING]),
             masked_pixels=int(info[kernels.MASKED]),
