@@ -245,7 +245,7 @@ class CXIRun:
 
     def _energy(self, item: EventFrames, number: int) -> float:
         key = self._settings.energy_key
-        found = item.reading(key)
+        found = item.reading(key) or item.reading("photon_energy")
         if found is None:
             stored = item.stored("PhotonEnergy", number)
             if stored is not None:

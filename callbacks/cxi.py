@@ -71,9 +71,9 @@ class CXIWriter:
     image_key
         Data key of the frames; by default the first image of a stream, external ones first.
     energy_key
-        Data key of the photon energy. Where an event lacks it, these are asked in turn: the frame's
-        own ``PhotonEnergy`` (NDAttributes), the first reading in another stream (baseline), the
-        detector's configuration.
+        Data key of the photon energy. Where an event lacks it, these are asked in turn:
+        ``photon_energy`` of the event, the frame's own ``PhotonEnergy`` (NDAttributes), the first
+        reading in another stream (baseline), the detector's configuration.
     position_keys
         Data keys of the sample position x, y, z, in events or another stream (baseline).
     compression

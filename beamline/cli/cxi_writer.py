@@ -153,14 +153,18 @@ def _write(config: Mapping[str, Any]) -> int:
             raise KeyboardInterrupt
         stopping.set()
 
-    # The work of stopping is done in the main loop; a second signal ends at once.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
+    def listen() -> None:
+        # The work of stopping is done in the main loop; a second signal ends at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, ask)
+
+    listen()
     _start_log(config["system"]["log_level"], config["system"]["log_file"])
 
     from beamline.streaming.coordinator import run_cpu_postprocessing_pipeline
 
     def ready(url: str) -> None:
+        listen()  # Ray has put its own handlers in place
         click.echo(f"READY health={url or 'none'} pid={os.getpid()}")
 
     done = run_cpu_postprocessing_pipeline(config, stopping=stopping.is_set, ready=ready)

@@ -176,7 +176,9 @@ class Coordinator:
         self._pool.launch()
         waiting = [*self._pool.calls, *self._writer.calls]
         if waiting:
-            done, _ = ray.wait(waiting, num_returns=min(len(waiting), 8), timeout=_TURN)
+            done, rest = ray.wait(waiting, num_returns=1, timeout=_TURN)
+            if done and rest:
+                done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             self._receive(set(done))
         elif self._asked is not None or not self._intake.connected:
             time.sleep(_TURN)
@@ -225,7 +227,7 @@ class Coordinator:
     def _lose(self, block: Block, reason: str) -> None:
         """Have the item of a block once more, or give it up."""
         item = block.item
-        if self._intake.give_back(item):
+        if self._intake.give_back(item, reason):
             # What the writer has already goes on: when the item comes again, it is known.
             rest = {other for other in item.blocks if other.token not in self._writer.unwritten}
             self._pool.drop(rest)

@@ -68,6 +68,9 @@ class FileSettings:
         Of the run management.
     process
         Further scalars below ``/entry_1/process_1``.
+    begun
+        File to which the name of every file is appended before it is made, and, with a minus, of
+        those that were another's; None for none.
     """
 
     directory: Path
@@ -81,6 +84,7 @@ class FileSettings:
     padding: Padding = "bottom-right"
     metadata: RunMetadata = field(default_factory=RunMetadata)
     process: Mapping[str, str | int | float] = field(default_factory=dict)
+    begun: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -313,6 +317,7 @@ class CXIFileWriter:
         while True:
             place.number += 1
             path = place.stem.with_name(f"{place.stem.name}_chunk{place.number:04d}.cxi")
+            self._note(f"{path}")
             try:
                 file = CXIFile(
                     path,
@@ -326,6 +331,7 @@ class CXIFileWriter:
                     block_size=block_size,
                 )
             except FileTakenError:
+                self._note(f"-{path}")
                 continue
             current = self._open[run] = _OpenFile(run, file, frozenset(event.scan))
             return current
@@ -338,6 +344,11 @@ class CXIFileWriter:
         write_geometry(geometry, self._detector, mask=bool(self._mask.any()))
         self._runs[run] = place
         return place
+
+    def _note(self, line: str) -> None:
+        if self._settings.begun is not None:
+            with self._settings.begun.open("a", encoding="utf-8") as stream:
+                stream.write(f"{line}\n")
 
     def _check_space(self, folder: Path) -> None:
         # HDF5 does not survive a write that fails.

@@ -76,7 +76,7 @@ class Finisher:
     ) -> None:
         metadata = RunMetadata.from_file(settings.output.run_metadata_file)
         self._counts = counts
-        self._ledger = WrittenLedger(directory, settings.output.file_prefix)
+        self._ledger = WrittenLedger(directory)
         self._journal = JournalWriter(directory / "journal")
         self._source = Q2Source(
             [self._journal, *consumers],
@@ -85,7 +85,7 @@ class Finisher:
             metadata,
             directory / "metadata.json",
         )
-        self.file_settings = _file_settings(settings, directory, self._ledger.writer, metadata)
+        self.file_settings = _file_settings(settings, directory, self._ledger, metadata)
         self._in_flight: dict[EventKey, Block] = {}
         self._files: deque[_File] = deque()
         self._final: deque[Block] = deque()
@@ -347,7 +347,7 @@ def _row(batch: str, event: ProcessedEvent) -> dict[str, Any]:
 
 
 def _file_settings(
-    settings: WriterConfig, directory: Path, writer: str, metadata: RunMetadata
+    settings: WriterConfig, directory: Path, ledger: WrittenLedger, metadata: RunMetadata
 ) -> FileSettings:
     output, peaks = settings.output, settings.peak_finding
     if output.compression not in get_args(Compression):
@@ -357,7 +357,8 @@ def _file_settings(
         )
     return FileSettings(
         directory=directory,
-        writer=writer,
+        writer=ledger.writer,
+        begun=ledger.begun,
         prefix=output.file_prefix,
         buffer_size=output.buffer_size,
         max_file_seconds=output.max_file_seconds,

@@ -125,7 +125,7 @@ class Intake:
             self._lose_queue(error)
         self._acknowledged = []
 
-    def give_back(self, item: Item) -> bool:
+    def give_back(self, item: Item, reason: str) -> bool:
         """Have the queue bring an item once more; False if that would be in vain."""
         if id(item.lease) not in self._items:
             return True  # given back before
@@ -139,7 +139,7 @@ class Intake:
             return False
         del self._items[id(item.lease)]
         self._counts.retries += 1
-        _log.warning("batch %s is asked for again: its arrays are gone", item.header.batch_id)
+        _log.warning("batch %s is asked for again: %s", item.header.batch_id, reason)
         return True
 
     def look(self) -> None:

@@ -24,14 +24,13 @@ import numpy as np
 
 from beamline.core.errors import StorageError
 from beamline.crystallography.cxi import IN_PROGRESS
-from beamline.crystallography.cxi_layout import PROCESS, RESULT
+from beamline.crystallography.cxi_layout import RESULT
 from beamline.streaming.batches import EventKey
 
 __all__ = ["FoundFile", "WrittenLedger"]
 
 #: Items whose events are remembered; what comes twice comes within seconds.
 _REMEMBERED = 200_000
-_WRITER = f"{PROCESS}/writer"
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,13 @@ class WrittenLedger:
     ----------
     directory
         Where the files go.
-    prefix
-        Of their names.
 
     Attributes
     ----------
     writer : str
         Identifies this writer; it belongs into its files.
+    begun : Path
+        Where the writer has to note the names of its files before it makes them.
     found : list[FoundFile]
         Files of writers that were killed before they could note them; they are noted now.
     abandoned : list[Path]
@@ -83,12 +82,13 @@ class WrittenLedger:
         If the directory can't be written.
     """
 
-    def __init__(self, directory: Path, prefix: str) -> None:
-        self._directory, self._prefix = directory, prefix
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self.writer = uuid.uuid4().hex
         self._events: OrderedDict[tuple[str, str], set[tuple[int, int]]] = OrderedDict()
         self._files: set[str] = set()
-        folder = directory / "ledger"
+        self.begun = directory / "ledger" / f"{self.writer}.files"
+        folder = self.begun.parent
         path = folder / f"{self.writer}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -174,13 +174,13 @@ class WrittenLedger:
 
     def _look(self, writers: set[str]) -> tuple[list[FoundFile], list[Path]]:
         complete, growing = [], []
-        for path in sorted(self._directory.rglob(f"{self._prefix}_*_chunk*.cxi*")):
-            if path.name.endswith(IN_PROGRESS):
-                if _writer_of(path) in writers:
-                    growing.append(path)
-            elif path.suffix == ".cxi" and self._name(path) not in self._files:
-                found = _read_file(path, writers)
-                if found is not None:
+        for writer in sorted(writers):
+            for path in _begun_by(self.begun.with_name(f"{writer}.files")):
+                part = path.with_name(path.name + IN_PROGRESS)
+                if part.exists():
+                    growing.append(part)
+                elif path.exists() and self._name(path) not in self._files:
+                    found = _read_file(path)
                     self.record(found.keys, path)
                     complete.append(found)
         return complete, growing
@@ -196,17 +196,19 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _writer_of(path: Path) -> str | None:
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return str(file[_WRITER].asstr()[()])
-    except (OSError, KeyError, RuntimeError, AttributeError):
-        return None
+def _begun_by(path: Path) -> list[Path]:
+    """Return the names of files that a writer began and that were not another's."""
+    names: dict[str, None] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("-"):
+                names.pop(line[1:], None)
+            else:
+                names[line] = None
+    return [Path(name) for name in names]
 
 
-def _read_file(path: Path, writers: set[str]) -> FoundFile | None:
-    if _writer_of(path) not in writers:
-        return None
+def _read_file(path: Path) -> FoundFile:
     with h5py.File(path, "r", locking=False) as file:
         data = file["/entry_1/data_1/data"]
         names = [

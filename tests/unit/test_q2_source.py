@@ -96,21 +96,23 @@ def test_a_consumer_that_fails_harms_no_other(tmp_path, detector):
 
 
 def written_file(tmp_path, detector, ledger, number):
-    writer = CXIFileWriter(FileSettings(directory=tmp_path, writer=ledger.writer), detector)
+    writer = CXIFileWriter(
+        FileSettings(directory=tmp_path, writer=ledger.writer, begun=ledger.begun), detector
+    )
     batch, images = processed(detector, number, run="r1")
     writer.submit_processed_batch(number, batch, images)
     return batch, writer.flush_final().completed[0]
 
 
 def test_the_ledger_knows_what_was_written_also_after_a_restart(tmp_path, detector):
-    ledger = WrittenLedger(tmp_path, "peaknet_cxi")
+    ledger = WrittenLedger(tmp_path)
     batch, made = written_file(tmp_path, detector, ledger, 1)
     keys = [batch.key(event) for event in batch.events]
     assert not any(key in ledger for key in keys)
     ledger.record(keys, made.path)
     assert all(key in ledger for key in keys)
     ledger.close()
-    again = WrittenLedger(tmp_path, "peaknet_cxi")
+    again = WrittenLedger(tmp_path)
     assert all(key in again for key in keys)
     assert again.found == []
     other, _ = processed(detector, 2, run="r1")
@@ -120,26 +122,26 @@ def test_the_ledger_knows_what_was_written_also_after_a_restart(tmp_path, detect
 def test_a_complete_file_that_was_not_noted_is_found_by_the_next_writer_only_once_dead(
     tmp_path, detector
 ):
-    ledger = WrittenLedger(tmp_path, "peaknet_cxi")
+    ledger = WrittenLedger(tmp_path)
     batch, made = written_file(tmp_path, detector, ledger, 1)
-    beside = WrittenLedger(tmp_path, "peaknet_cxi")
+    beside = WrittenLedger(tmp_path)
     assert beside.found == []
     ledger.close()
-    after = WrittenLedger(tmp_path, "peaknet_cxi")
+    after = WrittenLedger(tmp_path)
     assert [found.path for found in after.found] == [made.path]
     assert after.found[0].keys == [batch.key(event) for event in batch.events]
     assert after.found[0].n_peaks == [event.n_peaks for event in batch.events]
-    assert WrittenLedger(tmp_path, "peaknet_cxi").found == []
+    assert WrittenLedger(tmp_path).found == []
 
 
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
-    ledger = WrittenLedger(tmp_path, "p")
+    ledger = WrittenLedger(tmp_path)
     ledger.record([("r", "b", 0, 0)])
     ledger.close()
     path = next((tmp_path / "ledger").glob("*.jsonl"))
     with path.open("a") as stream:
         stream.write('\n{"file": null, "events": [["r", "b", [[1,')
-    again = WrittenLedger(tmp_path, "p")
+    again = WrittenLedger(tmp_path)
     assert ("r", "b", 0, 0) in again
     assert ("r", "b", 1, 0) not in again
 
