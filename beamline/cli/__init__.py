@@ -32,6 +32,8 @@ _COMMANDS = {
     "callbacks": ("beamline.cli.callbacks", "Run writers and catalogue in a process of their own."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
     "simulate-q2": ("beamline.cli.simulate_q2", "Fill Q2 with simulated results, truth known."),
+    "mask": ("beamline.cli.mask", "Make a mask of a detector without a GUI."),
+    "qmap": ("beamline.cli.qmap", "Make q-maps and bins of a detector without a GUI."),
     "doctor": ("beamline.cli.doctor", "Check the installation and show the settings."),
 }
 

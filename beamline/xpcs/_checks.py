@@ -27,8 +27,11 @@ class Field:
     __slots__ = ("_name",)
 
     def __init__(self, schema: object, name: str) -> None:
-        owner = schema if isinstance(schema, type) else type(schema)
-        self._name = f"{owner.__name__}.{name}"
+        if isinstance(schema, str):
+            self._name = f"{schema}: {name}"
+        else:
+            owner = schema if isinstance(schema, type) else type(schema)
+            self._name = f"{owner.__name__}.{name}"
 
     def fail(self, expected: str, found: object) -> SchemaValidationError:
         """Return the error that says what was expected and what was found."""

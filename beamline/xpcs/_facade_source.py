@@ -55,7 +55,7 @@ class Source:
         What it is called in messages.
     """
 
-    def __init__(self, file: h5py.File, name: str) -> None:
+    def __init__(self, file: h5py.Group, name: str) -> None:
         self._file = file
         self.name = name
 
@@ -181,12 +181,24 @@ class Source:
         return found
 
     def datasets(self) -> Iterator[str]:
-        """Yield the paths of all datasets."""
-        paths: list[str] = []
-        self._file.visititems(
-            lambda name, item: paths.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
-        )
-        yield from paths
+        """Yield the paths of all datasets, those that links lead to included, each once."""
+        seen: set[Any] = set()
+        groups = ["/"]
+        while groups:
+            group = groups.pop()
+            for name in self.names(group):
+                path = join(group, name)
+                try:
+                    found = self._find(path)
+                except HDF5ValidationError:
+                    continue  # what is damaged can't be chosen
+                if found is None or found.id in seen:
+                    continue
+                seen.add(found.id)
+                if isinstance(found, h5py.Group):
+                    groups.append(path)
+                elif isinstance(found, h5py.Dataset):
+                    yield path
 
     def _dataset(self, path: str) -> h5py.Dataset:
         found = self._find(path)

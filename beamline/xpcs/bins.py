@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs.adapters import host_array
 
 __all__ = ["Bins"]
 
@@ -127,7 +128,7 @@ class Bins:
 
 
 def _labels(array: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
-    labels = np.asarray(array)
+    labels = host_array(array)
     if labels.ndim != 2 or not labels.size:
         raise CorrelationError(f"{name} has shape {labels.shape}, expected (H, W).")
     if labels.dtype == bool:
