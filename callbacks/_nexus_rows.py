@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beamline.documents.pages import times_of_rows
 from beamline.nexus.builder import Stream
 from beamline.nexus.rows import MisfitError, converted, fit
 from beamline.nexus.tree import Column, Feed, Grid, GridAxis, Tree
@@ -152,7 +153,7 @@ class StreamRows:
             return
         for page in waiting:
             numbers, data, times = page["seq_num"], page["data"], page["timestamps"]
-            row_times = _times_of_rows(page)
+            row_times = times_of_rows(page)
             for first in range(0, len(numbers), self._block):
                 part = slice(first, first + self._block)
                 self._write(
@@ -282,19 +283,6 @@ class StreamRows:
         """Make all columns as long as the stream."""
         for column in self._columns:
             column.pad(self.rows)
-
-
-def _times_of_rows(page: Document) -> Sequence[float]:
-    """When the events of a page took place.
-
-    bluesky gives all events of a flyer's page the time at which it was collected; the values' time
-    stamps tell more.
-    """
-    times: Sequence[float] = page["time"]
-    if len(times) < 2 or times[0] != times[-1] or not page["timestamps"]:
-        return times
-    stamps = [np.asarray(given, dtype=np.float64) for given in page["timestamps"].values()]
-    return np.max(stamps, axis=0).tolist()
 
 
 class _Block:

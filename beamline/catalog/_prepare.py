@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from beamline.catalog._columns import Column, Stream
 from beamline.catalog._plain import plain
+from beamline.catalog._restore import RECORDED
+from beamline.documents.pages import times_of_rows
 
 __all__ = ["Preparer"]
 
@@ -48,6 +51,7 @@ class Preparer:
         return prepared
 
     def _descriptor(self, doc: dict[str, Any]) -> None:
+        doc[RECORDED] = json.dumps(doc, ensure_ascii=False)
         name = doc.get("name", "primary")
         columns = self._streams[name].columns
         doc["name"] = self._names[name]
@@ -105,7 +109,7 @@ class Preparer:
             "uid": plain(doc["uid"]),
             "descriptor": doc["descriptor"],
             "seq_num": [int(number) for number in doc["seq_num"]],
-            "time": [float(time) for time in doc["time"]],
+            "time": [float(time) for time in times_of_rows(doc)],
             "filled": plain(doc.get("filled", {})),
             "data": data,
             "timestamps": timestamps,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 
+from beamline.catalog._restore import restored
+
 __all__ = ["Run"]
 
 #: Frames are fetched in blocks of so many bytes, or one by one where one is larger.
@@ -32,7 +34,7 @@ class Run(BlueskyRunV3):
         Exception
             What tiled says of a file that is missing or can't be read, when its turn comes.
         """
-        documents = super().documents()
+        documents = restored(super().documents())
         return self._filled(list(documents)) if fill else documents
 
     def _filled(self, documents: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

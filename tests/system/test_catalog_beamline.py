@@ -8,7 +8,10 @@ from bluesky import plans
 from beamline.catalog import sync_catalog
 from beamline.catalog._client import opened
 from beamline.documents import JournalWriter
+from beamline.documents.replay import replay
+from beamline.nexus.compare import compare_files
 from beamline.plans import fly_scan
+from callbacks.nexus import NeXusWriter
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -24,8 +27,10 @@ def detector(bl):
 
 
 def test_a_fly_scan_is_in_with_every_point_of_its_pages(engine, docs, bl, tmp_path):
+    writer = NeXusWriter(tmp_path / "nexus")
     with JournalWriter(tmp_path / "journal") as journal:
         engine.subscribe(journal)
+        engine.subscribe(writer)
         engine(fly_scan(bl.sample.x, 100, -100, 401, dwell=0.01))
     pages = [
         page for page in docs.all("event_page")
@@ -47,6 +52,9 @@ def test_a_fly_scan_is_in_with_every_point_of_its_pages(engine, docs, bl, tmp_pa
         ]  # fmt: skip
         assert numbers == list(range(1, 402))
         assert run.baseline.read().sizes == {"time": 2}
+        again = NeXusWriter(tmp_path / "again")
+        replay(run.documents(), [again])
+    assert compare_files(writer.files[0], again.files[0]) == []
 
 
 @pytest.mark.parametrize("per_event", [1, 3])

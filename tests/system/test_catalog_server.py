@@ -19,6 +19,7 @@ import event_model
 import numpy as np
 import pytest
 from catalog_runs import frames_run, record
+from nexus_documents import line_run
 
 from beamline.catalog import (
     CatalogError,
@@ -28,7 +29,13 @@ from beamline.catalog import (
     search_runs,
     sync_catalog,
 )
+from beamline.catalog._client import opened
+from beamline.cli import main
 from beamline.core.processes import free_port
+from beamline.documents.replay import replay
+from beamline.nexus.compare import compare_files
+from callbacks.nexus import NeXusWriter
+from callbacks.server import make_task
 
 KEY = "secret"
 MANUAL = Path(__file__).parents[2] / "docs" / "catalogue.md"
@@ -200,6 +207,34 @@ def test_runs_wait_for_a_server_that_is_down(server, tmp_path, monkeypatch):
     catalog = open_catalog(tmp_path, uri=server.uri)
     assert catalog[1000].start["uid"] == uid
     catalog.context.close()
+
+
+def test_callback_server_and_replay_use_the_server(server, tmp_path, monkeypatch):
+    (_, start), *rest = line_run(scan_id=2000)
+    task = make_task("catalog", "warn", tmp_path, server.uri)
+    try:
+        (writer,) = task.begin(start)
+        replay([("start", start), *rest], [writer])
+        live = NeXusWriter(tmp_path / "nexus")
+        replay([("start", start), *rest], [live])
+        deadline = time.monotonic() + 90
+        while not search(tmp_path, server, 2000):
+            assert time.monotonic() < deadline, "the run did not reach the server"
+            time.sleep(0.2)
+    finally:
+        task.close()
+    monkeypatch.setenv("BEAMLINE_CATALOG_URI", server.uri)
+    arguments = ["--from", "catalog", "--to", "nexus", "--data-dir", str(tmp_path / "elsewhere")]
+    assert not main(["replay", *arguments, start["uid"], str(tmp_path / "again")])
+    (again,) = (tmp_path / "again").iterdir()
+    # PostgreSQL keeps no order of keys in the text of documents.
+    different = compare_files(live.files[0], again)
+    assert [said for said in different if not said.startswith("/entry/bluesky/documents/")] == []
+
+
+def search(data_dir, server, scan_id):
+    with opened(data_dir, server.uri) as catalog:
+        return len(search_runs(catalog, scan_id=scan_id, status="success"))
 
 
 def test_a_wrong_key_is_one_sentence(server, tmp_path, monkeypatch):
