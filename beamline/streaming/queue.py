@@ -6,18 +6,20 @@ work with these. What is promised to whom is in ``docs/streaming.md``.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beamline.core.errors import ConnectionLostError, QueueError
+from beamline.core.errors import QueueError
 from beamline.streaming import parcel, topology
+from beamline.streaming.lease import Lease
 from beamline.streaming.parcel import Parcel
+from beamline.streaming.plain_actors import PlainActors
 from beamline.streaming.presence import this_process
 from beamline.streaming.shard_actor import Given, ShardSettings
 from beamline.streaming.shard_calls import ShardCalls
@@ -26,39 +28,13 @@ from beamline.streaming.topology import Topology, discover
 
 __all__ = ["Lease", "ShardedQueueManager", "Topology", "discover"]
 
+_log = logging.getLogger(__name__)
+
 _GIB = 1024**3
 _LONGEST_WAIT = 5.0
 """Seconds between two looks for room or items, whatever the actors say."""
 _SHARE_OF_STORE = 0.3
 """Of the object store, for arrays that a queue keeps mapped."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """An item that this consumer has, until it acknowledges it or gives it back.
-
-    Attributes
-    ----------
-    item
-        What was put; None if it could not be read.
-    lease_id
-        Number of the item in its shard.
-    shard
-        Index of the shard.
-    attempt
-        1 when it is given out the first time.
-    stamp
-        When it was put, ns since 1970 by the producer's clock; 0 if unknown.
-    error
-        Why the item could not be read.
-    """
-
-    item: Any
-    lease_id: int
-    shard: int
-    attempt: int
-    stamp: int = 0
-    error: Exception | None = None
 
 
 class ShardedQueueManager:
@@ -150,6 +126,7 @@ class ShardedQueueManager:
         self.maxsize_per_shard = maxsize_per_shard
         self.shard_names = [f"{base_name}_shard_{i}" for i in range(found.num_shards)]
         self._calls = ShardCalls(found, actors)
+        self._plain = PlainActors(self._calls)
         self._me = Party(
             producer or f"{os.getpid()}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex, this_process()
         )
@@ -161,10 +138,9 @@ class ShardedQueueManager:
         self._get_shard = 0
         self._needed = 0
         self._full: set[int] = set()
-        self._returned: list[Lease] = []
-        self._generations = (
-            [generation for _, generation in self._calls.all("ended")] if self.can_lease else []
-        )
+        answers = self._calls.all("ended") if self.can_lease else []
+        self._generations = [generation for _, generation in answers]
+        self._ends = [ended for ended, _ in answers]
 
     # --- producing
 
@@ -207,7 +183,7 @@ class ShardedQueueManager:
             If the first item can never be taken.
         """
         if not self.can_lease:
-            return self._put_one_by_one(items)
+            return self._plain.put(items)
         if len(self._full) == self.num_shards and not self._any_has_room():
             return 0
         return self._offer(self._packed(items))
@@ -227,11 +203,17 @@ class ShardedQueueManager:
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         parcels = self._packed([item]) if self.can_lease else []
+        told = False
         while not (self._offer(parcels) if self.can_lease else self.put(item)):
             left = end - time.monotonic()
             if left <= 0:
                 return False
-            self._calls.wait("wait_for_room", min(left, _LONGEST_WAIT), self._needed)
+            if not told:
+                _log.warning("queue %s is full; its producer waits.", self.base_name)
+                told = True
+            self._calls.wait(
+                "wait_for_room", min(left, _LONGEST_WAIT), [(self._needed,)] * self.num_shards
+            )
         return True
 
     def end(self) -> None:
@@ -272,11 +254,11 @@ class ShardedQueueManager:
         while True:
             leases = self._lease_now(max_items)
             left = end - time.monotonic()
-            if leases or left <= 0:
+            if leases or left <= 0 or self.ended:
                 return leases
-            self._calls.wait("wait_for_items", min(left, _LONGEST_WAIT))
-            if self.can_lease and self.ended:
-                return []
+            self._calls.wait(
+                "wait_for_items", min(left, _LONGEST_WAIT), [(ended,) for ended in self._ends]
+            )
 
     def ack(self, leases: Iterable[Lease]) -> int:
         """Acknowledge items: what they hold is safe elsewhere, and they never come again.
@@ -300,9 +282,7 @@ class ShardedQueueManager:
             How many this consumer still had.
         """
         if not self.can_lease:
-            mine = list(leases)
-            self._returned += mine
-            return len(mine)
+            return self._plain.give_back(leases)
         by_shard = _by_shard(leases)
         return sum(self._calls.each("give_back", {s: (self._me, n) for s, n in by_shard.items()}))
 
@@ -324,11 +304,11 @@ class ShardedQueueManager:
         """
         if not self.can_lease:
             return False
+        answers = self._calls.all("ended")
+        self._ends = [ended for ended, _ in answers]
         return all(
             ended or generation > before
-            for (ended, generation), before in zip(
-                self._calls.all("ended"), self._generations, strict=True
-            )
+            for (ended, generation), before in zip(answers, self._generations, strict=True)
         )
 
     def acknowledge_end(self) -> None:
@@ -408,23 +388,13 @@ class ShardedQueueManager:
         self._full = {shard for shard, is_full in enumerate(full) if is_full}
         return not all(full)
 
-    def _put_one_by_one(self, items: Sequence[Any]) -> int:
-        for done, item in enumerate(items):
-            for _ in range(self.num_shards):
-                shard, self._put_shard = self._put_shard, (self._put_shard + 1) % self.num_shards
-                if self._calls.one(shard, "put", item):
-                    break
-            else:
-                return done
-        return len(items)
-
     # --- getting
 
     def _lease_now(self, max_items: int) -> list[Lease]:
         first, self._get_shard = self._get_shard, (self._get_shard + max_items) % self.num_shards
         order = [(first + i) % self.num_shards for i in range(self.num_shards)]
         if not self.can_lease:
-            return self._take_for_good(order, max_items)
+            return self._plain.take(order, max_items)
         leases: list[Lease] = []
         share = {
             shard: (max_items - i + self.num_shards - 1) // self.num_shards
@@ -451,40 +421,6 @@ class ShardedQueueManager:
             leases += [_opened(shard, given) for given in answer]
         return {s for s, answer in zip(share, answers, strict=True) if len(answer) == share[s]}
 
-    def _take_for_good(self, order: Sequence[int], max_items: int) -> list[Lease]:
-        leases = [
-            Lease(r.item, r.lease_id, r.shard, r.attempt + 1) for r in self._returned[:max_items]
-        ]
-        del self._returned[:max_items]
-        while len(leases) < max_items:
-            sizes = self._calls.each("size", dict.fromkeys(order, ()))
-            if not any(sizes):
-                break
-            share = -(-(max_items - len(leases)) // sum(size > 0 for size in sizes))
-            for shard, size in zip(order, sizes, strict=True):
-                number = min(size, share, max_items - len(leases))
-                leases += self._pop(shard, number)
-        return leases
-
-    def _pop(self, shard: int, number: int) -> list[Lease]:
-        import ray
-
-        leases = []
-        for answer in [self._calls.actors[shard].get.remote() for _ in range(number)]:
-            item, error = None, None
-            try:
-                item = ray.get(answer)
-            except ray.exceptions.RayActorError as lost:
-                raise ConnectionLostError(
-                    f"{self.shard_names[shard]} is gone, and what it held with it."
-                ) from lost
-            except Exception as unreadable:  # noqa: BLE001  (whatever unpickling somebody's class raises)
-                error = unreadable
-            if item is not None or error is not None:
-                self._request += 1
-                leases.append(Lease(item, self._request, shard, 1, error=error))
-        return leases
-
 
 def _opened(shard: int, given: Given) -> Lease:
     import ray
@@ -504,7 +440,12 @@ def _by_shard(leases: Iterable[Lease]) -> dict[int, list[int]]:
 
 
 def _store_share() -> int:
-    """Return how much of the object store a queue may keep mapped."""
+    """Return how much of an object store a queue may keep mapped."""
     import ray
 
-    return int(_SHARE_OF_STORE * ray.cluster_resources().get("object_store_memory", _GIB))
+    stores = [
+        node["Resources"]["object_store_memory"]
+        for node in ray.nodes()
+        if node["Alive"] and "object_store_memory" in node["Resources"]
+    ]
+    return int(_SHARE_OF_STORE * min(stores, default=_GIB))

@@ -7,6 +7,8 @@ clock. With a log, what is answered is on disk before; without, it is in memory 
 from __future__ import annotations
 
 import heapq
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,10 @@ from beamline.streaming.shard_state import Content, Party, State
 
 __all__ = ["Delivery", "Shard"]
 
+_log = logging.getLogger(__name__)
+
+_PAUSE = 1.0
+"""Seconds for which a disk that refused an item is not tried again."""
 _REMEMBERED = 1024
 """Consumers whose last request is known, and incarnations of producers whose last number is."""
 
@@ -113,6 +119,7 @@ class Shard:
         self.nbytes = 0
         self.memory = 0
         self.last_error = ""
+        self._try_again = -math.inf
         self._log = log
         self._clock = clock
         self._state = State()
@@ -168,6 +175,8 @@ class Shard:
                 f"an item of {nbytes} bytes does not go into a shard that may hold "
                 f"{self.max_bytes}; raise spill_bytes or put smaller batches."
             )
+        if self._clock() < self._try_again:
+            return False
         if not self._entries:
             return True
         used = self.nbytes if self._log is None else self._log.nbytes
@@ -239,8 +248,7 @@ class Shard:
             try:
                 self._log.append(self._state, producer, sequence, stamp, content)
             except StorageError as error:
-                self.counts.refused += 1
-                self.last_error = str(error)
+                self._disk_refused(error)
                 return False
         entry = _Entry(self._state.next_number, nbytes, stamp)
         if self._log is None or self.fits_memory(nbytes):
@@ -251,6 +259,13 @@ class Shard:
         _remember(self._state.last, producer.incarnation, sequence)
         self.counts.put += 1
         return True
+
+    def _disk_refused(self, error: StorageError) -> None:
+        self.counts.refused += 1
+        self._try_again = self._clock() + _PAUSE
+        if str(error) != self.last_error:
+            _log.error("%s Until then its producers wait.", error)
+        self.last_error = str(error)
 
     def sync(self) -> None:
         """Wait until what came in is on disk, if there is a log that is to wait."""

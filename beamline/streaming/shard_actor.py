@@ -217,14 +217,22 @@ class ShardActor:
         """Begin leases anew; return the items that the consumer does not have any more."""
         return self._shard.renew(consumer, numbers)
 
-    async def wait_for_items(self, seconds: float) -> bool:
-        """Return when an item waits or the stream has ended, or after this time; whether one waits.
+    async def wait_for_items(self, seconds: float, ended: bool) -> bool:
+        """Return when an item waits or the stream ends, or after this time; whether one waits.
 
         Nothing is taken, so an answer that nobody reads loses nothing.
+
+        Parameters
+        ----------
+        seconds
+            How long to wait at most.
+        ended
+            What the caller knows of the stream's end here.
         """
+        shard = self._shard
         self._start_sweeper()
-        await self._wait_until(lambda: self._shard.size > 0 or self._shard.ended, seconds)
-        return self._shard.size > 0
+        await self._wait_until(lambda: shard.size > 0 or shard.ended != ended, seconds)
+        return shard.size > 0
 
     async def ended(self) -> tuple[bool, int]:
         """Return whether the stream has ended, and how many streams before it have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beamline.core.errors import BeamlineError, ConnectionLostError
@@ -41,6 +41,10 @@ class ShardCalls:
         self._topology = topology
         self._waits: dict[str, dict[int, Any]] = {}
 
+    def name(self, shard: int) -> str:
+        """Return the name of a shard's actor."""
+        return f"{self._topology.base_name}_shard_{shard}"
+
     def one(self, shard: int, call: str, *arguments: Any) -> Any:
         """Call one shard."""
         return self.each(call, {shard: arguments})[0]
@@ -60,8 +64,18 @@ class ShardCalls:
         pending = {s: getattr(self.actors[s], call).remote(*a) for s, a in arguments.items()}
         return [self._answer(s, call, arguments[s], answer) for s, answer in pending.items()]
 
-    def wait(self, call: str, seconds: float, *arguments: Any) -> None:
-        """Wait until a shard says that it is worth asking again, or cannot say so."""
+    def wait(self, call: str, seconds: float, arguments: Sequence[tuple[Any, ...]]) -> None:
+        """Wait until a shard says that it is worth asking again, or cannot say so.
+
+        Parameters
+        ----------
+        call
+            Which call of the shards waits.
+        seconds
+            How long to wait at most.
+        arguments
+            Of the call, for each shard.
+        """
         if not self._topology.can_lease:
             time.sleep(min(seconds, _POLL))
             return
@@ -70,7 +84,7 @@ class ShardCalls:
         waits = self._waits.setdefault(call, {})
         for shard, actor in enumerate(self.actors):
             if shard not in waits:
-                waits[shard] = getattr(actor, call).remote(_LONGEST_WAIT, *arguments)
+                waits[shard] = getattr(actor, call).remote(_LONGEST_WAIT, *arguments[shard])
         ready = set(ray.wait(list(waits.values()), num_returns=1, timeout=seconds)[0])
         for shard in [s for s, answer in waits.items() if answer in ready]:
             del waits[shard]
@@ -79,7 +93,7 @@ class ShardCalls:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
-        name = f"{self._topology.base_name}_shard_{shard}"
+        name = self.name(shard)
         end = time.monotonic() + _PATIENCE
         pause = 0.05
         while True:

@@ -136,7 +136,8 @@ def test_segments_go_when_all_is_acknowledged(tmp_path):
 
 
 def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
-    shard = make_shard(open_log(tmp_path))
+    clock = Clock()
+    shard = make_shard(open_log(tmp_path), clock)
     add(shard, 0, 10)
     real = os.pwritev
     written = []
@@ -150,7 +151,10 @@ def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path, monkeypatc
     monkeypatch.setattr(segment_log.os, "pwritev", full)
     assert not add(shard, 1, 10)
     assert "No space left on device" in shard.last_error
+    assert shard.room == 0
     monkeypatch.undo()
+    assert not add(shard, 1, 10), "not every producer's every try is one of the disk"
+    clock.now += 2
     assert add(shard, 1, 10)
     shard._log.close()
     again = make_shard(open_log(tmp_path))
