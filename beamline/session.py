@@ -97,7 +97,7 @@ def make_run_engine(
         run_engine.md[key] = value
     # The journal comes first: what it has, every file can be made from again. All are behind one
     # subscription, because bluesky serves nobody after a subscriber that raises.
-    run_engine.subscribe(Fanout(store.journal, store.nexus, store.cxi, *consumers))
+    run_engine.subscribe(Fanout(store.journal, store.nexus, store.cxi, store.xpcs, *consumers))
     if live_table or plots:
         table = BestEffortCallback()
         if not plots:

@@ -22,7 +22,7 @@ class DataStore:
     Parameters
     ----------
     directory
-        Made if it is missing. Below it: ``journal/``, ``nexus/``, ``cxi/``, ``frames/``,
+        Made if it is missing. Below it: ``journal/``, ``nexus/``, ``cxi/``, ``xpcs/``, ``frames/``,
         ``catalog/``, ``logs/`` and ``metadata.json``.
     catalog
         Whether the process that feeds the catalogue from the journal runs.
@@ -31,7 +31,7 @@ class DataStore:
 
     Attributes
     ----------
-    journal, nexus, cxi
+    journal, nexus, cxi, xpcs
         The document consumers, in the order in which they are served.
     metadata : PersistentMetadata
         For the RunEngine's ``md``.
@@ -52,6 +52,7 @@ class DataStore:
         from beamline.documents.journal import JournalWriter
         from callbacks.cxi import CXIWriter
         from callbacks.nexus import NeXusWriter
+        from callbacks.xpcs import XPCSWriter
 
         self.directory = Path(directory).resolve()
         try:
@@ -71,6 +72,7 @@ class DataStore:
         self.journal = JournalWriter(self.directory / "journal")
         self.nexus = NeXusWriter(self.directory / "nexus")
         self.cxi = CXIWriter(self.directory / "cxi")
+        self.xpcs = XPCSWriter(self.directory / "xpcs")
         self.frames = self.directory / "frames"
         self._feed: Any = None
         self._catalog: Any = None
@@ -113,7 +115,7 @@ class DataStore:
             self._feed.stop()
             self._feed = None
         # A run that is still open, because its plan is paused, stays marked as cut off.
-        for consumer in (self.cxi, self.nexus, self.journal):
+        for consumer in (self.xpcs, self.cxi, self.nexus, self.journal):
             consumer.close()
         self._lock.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,39 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from callbacks._continuity import Continuity, Gap, Restart
 from callbacks._frame_blocks import BlockSource, FrameBlock
 from callbacks._frames import FrameNotReadyError, MissingFrameError
 from callbacks._image_stream import ImageStream
 
-__all__ = ["Gap", "Restart", "SeriesFeed"]
+__all__ = ["SeriesFeed"]
 
-_log = logging.getLogger(__name__)
 _POLL = 0.05
-#: A pause is a restart if it lasts so many frames, and so many seconds.
-_PAUSE_FRAMES, _PAUSE_SECONDS = 10.0, 0.02
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Frames are missing here.
-
-    Attributes
-    ----------
-    number
-        How many.
-    reason
-        Why; empty where the detector's own numbers say so.
-    """
-
-    number: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Restart:
-    """The frames from here on were taken in another acquisition."""
-
-    reason: str
 
 
 @dataclass
@@ -89,9 +63,7 @@ class SeriesFeed:
         self._sources: dict[str, BlockSource | MissingFrameError] = {}
         self._datums: dict[str, tuple[str, int]] = {}
         self._rows: collections.deque[_Rows] = collections.deque()
-        self._number: int | None = None
-        self._time: float | None = None
-        self._period: float | None = None
+        self._continuity = Continuity()
 
     @property
     def waiting(self) -> int:
@@ -144,49 +116,13 @@ class SeriesFeed:
                 rows.start += len(block)
                 if rows.start >= rows.stop:
                     self._rows.popleft()
-                yield from self._whole_parts(block)
+                yield from self._continuity.parts(block)
 
     def _lose(self, rows: _Rows, reason: str) -> Gap:
         self._rows.popleft()
         number = rows.stop - rows.start
-        if self._number is not None:
-            self._number += number
-        # How long the gap was in time is not known.
-        self._time = None
+        self._continuity.lose(number)
         return Gap(number, reason)
-
-    def _whole_parts(self, block: FrameBlock) -> Iterator[FrameBlock | Gap | Restart]:
-        """Split a block where frames lack or the detector began anew."""
-        numbers, times = block.numbers, block.times
-        steps = np.ones(len(block), np.int64)
-        if numbers is not None:
-            before = numbers[0] - 1 if self._number is None else self._number
-            steps = np.diff(numbers, prepend=before)
-            self._number = int(numbers[-1])
-        pauses = np.zeros(len(block))
-        if times is not None:
-            before_time = times[0] if self._time is None else self._time
-            pauses = np.diff(times, prepend=before_time)
-            if self._period is None and len(block) > 2:
-                self._period = float(np.median(pauses[1:]))
-            self._time = float(times[-1])
-        # A missing frame is a pause as well.
-        paused = pauses / np.maximum(steps, 1)
-        shortest = max(_PAUSE_FRAMES * (self._period or np.inf), _PAUSE_SECONDS)
-        begun = (steps < 1) | (paused > shortest)
-        done = 0
-        for place in np.flatnonzero(begun | (steps != 1)).tolist():
-            if place > done:
-                yield block.part(done, place)
-                done = place
-            if not begun[place]:
-                yield Gap(int(steps[place]) - 1)
-            elif steps[place] < 1:
-                assert numbers is not None  # noqa: S101  (else all steps are 1)
-                yield Restart(f"frame numbers go on with {int(numbers[place])}")
-            else:
-                yield Restart(f"the detector paused for {pauses[place]:.3g} s")
-        yield block.part(done, len(block)) if done else block
 
     def _descriptor(self, doc: Mapping[str, Any]) -> None:
         found = ImageStream.from_descriptor(doc, self._image_key, None)

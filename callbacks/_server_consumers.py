@@ -21,6 +21,7 @@ __all__ = [
     "NeXusTask",
     "Policy",
     "Task",
+    "XPCSTask",
     "make_task",
 ]
 
@@ -169,6 +170,34 @@ class CXITask(Task):
         self._writer.close()
 
 
+class XPCSTask(Task):
+    """g2 of XPCS runs: documents, pictures and result files in a directory."""
+
+    def __init__(self, policy: Policy, directory: Path) -> None:
+        from callbacks.xpcs import XPCSWriter, file_name
+
+        super().__init__("xpcs", policy)
+        self._directory = directory
+        self._writer = XPCSWriter(directory)
+        self._file_name = file_name
+
+    def begin(self, start: Mapping[str, Any]) -> list[Consumer]:  # noqa: ARG002
+        """Return the writer, which keeps runs apart."""
+        return [self._writer]
+
+    def written(self, start: Mapping[str, Any]) -> bool:
+        """Whether the result file is there."""
+        return (self._directory / self._file_name(start)).exists()
+
+    def files(self) -> list[Path]:
+        """Return the files that were finished so far."""
+        return self._writer.files
+
+    def close(self) -> None:
+        """Write what is known of open runs."""
+        self._writer.close()
+
+
 class CatalogTask(Task):
     """A journal of the server's own, and the process that feeds a catalogue from it."""
 
@@ -227,7 +256,7 @@ def _has_stop(path: Path) -> bool:
         return False
 
 
-BUILT_IN = ("nexus", "cxi", "catalog")
+BUILT_IN = ("nexus", "cxi", "xpcs", "catalog")
 
 
 def make_task(text: str, policy: Policy, directory: Path, catalog_uri: str | None = None) -> Task:
@@ -236,8 +265,8 @@ def make_task(text: str, policy: Policy, directory: Path, catalog_uri: str | Non
     Parameters
     ----------
     text
-        ``nexus``, ``cxi``, ``catalog`` or ``module:factory``; ``=stop``, ``=pause`` or ``=warn``
-        behind it is its own policy.
+        ``nexus``, ``cxi``, ``xpcs``, ``catalog`` or ``module:factory``; ``=stop``, ``=pause``
+        or ``=warn`` behind it is its own policy.
     policy
         Where `text` gives none.
     directory
@@ -260,6 +289,8 @@ def make_task(text: str, policy: Policy, directory: Path, catalog_uri: str | Non
         return NeXusTask(chosen, directory / "nexus")
     if name == "cxi":
         return CXITask(chosen, directory / "cxi")
+    if name == "xpcs":
+        return XPCSTask(chosen, directory / "xpcs")
     if name == "catalog":
         return CatalogTask(chosen, directory, catalog_uri)
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from beamline.documents.consumers import Consumer, deliver
 from beamline.xpcs.correlation import Correlation, lag_grid
+from beamline.xpcs.diffusion import Diffusion
 from beamline.xpcs.partitions import QPartition
 
 __all__ = ["G2Run"]
@@ -132,6 +133,31 @@ class G2Run:
             data=data, timestamps=dict.fromkeys(data, time.time()), filled={}
         )
         self._give("event", event)
+
+    def add_diffusion(self, found: Diffusion) -> None:
+        """Say what was fitted, as the one event of a stream ``diffusion`` (``diffusion_2``, …)."""
+        units: dict[str, str] = {}
+        data: dict[str, Any] = {}
+        for name, value in found.fields().items():
+            if isinstance(value, str):
+                continue
+            number, units[name] = value if isinstance(value, tuple) else (value, "")
+            data[name] = number.tolist() if isinstance(number, np.ndarray) else number
+        keys = {
+            name: _array([len(value)], units[name])
+            if isinstance(value, list)
+            else _number("integer" if isinstance(value, int) else "number", units[name])
+            for name, value in data.items()
+        }
+        stream = self._run.compose_descriptor(
+            name=self.stream.replace("g2", "diffusion", 1),
+            data_keys=keys,
+            object_keys={"xpcs": list(keys)},
+            hints={"xpcs": {"fields": ["D"]}},
+        )
+        self._give("descriptor", stream.descriptor_doc)
+        timestamps = dict.fromkeys(data, time.time())
+        self._give("event", stream.compose_event(data=data, timestamps=timestamps, filled={}))
 
     def _filled(self, values: npt.NDArray[Any], missing: float = np.nan) -> list[Any]:
         """Add lags that no pair of frames has yet."""

@@ -94,6 +94,8 @@ def _draw_rates(axes: Any, rates: dict[str, Any]) -> None:
         line, rates["D"] * line, color="tab:red",
         label=f"D = {rates['D']:.4g} ± {rates['D_err']:.2g} Å²/s",
     )  # fmt: skip
+    # Points that say little have large errors, and must not flatten the line.
+    axes.set_ylim(0.0, 1.6 * max(rates["D"] * line[1], 1e-12))
     axes.set_xlabel("q² (Å⁻²)")
     axes.set_ylabel("Γ (1/s)")
     axes.legend(fontsize=8)

@@ -19,15 +19,16 @@ from beamline.crystallography.geometry import Detector
 from beamline.documents.consumers import Consumer
 from beamline.xpcs.analysis import XPCSAnalysis
 from beamline.xpcs.correlation import Correlation
+from beamline.xpcs.diffusion import Diffusion
 from beamline.xpcs.partitions import QPartition
-from beamline.xpcs.result import result_tree
-from beamline.xpcs.result_file import write_tree
 from beamline.xpcs.schemas import GeometryMetadata
+from callbacks._continuity import Gap, Restart
 from callbacks._frame_blocks import FrameBlock
 from callbacks._image_stream import ImageStream, to_unit
-from callbacks._series_feed import Gap, Restart, SeriesFeed
+from callbacks._series_feed import SeriesFeed
 from callbacks._xpcs_documents import G2Run
-from callbacks._xpcs_plot import G2Picture, PlotThread
+from callbacks._xpcs_output import make_folder, picture_of, summary, write_result
+from callbacks._xpcs_plot import PlotThread
 
 __all__ = ["COUNTS", "XPCSRun", "XPCSSettings", "file_name"]
 
@@ -82,6 +83,8 @@ class XPCSRun:
         Called with every finished file, and every picture that was begun.
     on_error
         Called with the reason for whatever is not as it should be.
+    on_diffusion
+        Called with what was fitted.
     """
 
     def __init__(
@@ -94,12 +97,14 @@ class XPCSRun:
         on_file: Callable[[Path], object],
         on_picture: Callable[[Path], object],
         on_error: Callable[[BeamlineError], object],
+        on_diffusion: Callable[[Diffusion], object],
     ) -> None:
         self._start, self._settings = start, settings
         self._uid = str(start["uid"])
         self._partition, self._consumers = partition, consumers
         self._counters = [counts, collections.Counter[str]()]
         self._on_file, self._on_picture, self._on_error = on_file, on_picture, on_error
+        self._on_diffusion = on_diffusion
         self._feed = SeriesFeed(image_key=settings.image_key, timeout=settings.frame_timeout)
         self._analysis: XPCSAnalysis | None = None
         self._geometry: GeometryMetadata | None = None
@@ -166,12 +171,7 @@ class XPCSRun:
         self._show_progress()
 
     def _take(self, analysis: XPCSAnalysis, block: FrameBlock) -> None:
-        if block.frames is not None:
-            analysis.add(block.frames)
-        else:
-            assert block.pixels is not None  # noqa: S101  (a block is one or the other)
-            assert block.first is not None  # noqa: S101
-            analysis.add_events(block.pixels, block.first)
+        analysis.take(block.frames, block.pixels, block.first)
         self._count("frames", len(block))
         if block.times is not None:
             self._newest = float(block.times[-1])
@@ -307,10 +307,10 @@ class XPCSRun:
             self._drawn = now
             if self._plot is None:
                 path = self._path().with_suffix(".png")
-                self._settings.directory.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 self._plot = PlotThread(path)
                 self._on_picture(path)
-            self._plot.show(self._picture(analysis, found))
+            self._plot.show(picture_of(analysis, found, self._title()))
 
     def _emit(self, analysis: XPCSAnalysis) -> Correlation:
         found = analysis.correlation()
@@ -320,19 +320,11 @@ class XPCSRun:
         self._count("g2")
         return found
 
-    def _picture(self, analysis: XPCSAnalysis, found: Correlation) -> G2Picture:
+    def _title(self) -> str:
         sample = self._start.get("sample")
         name = sample.get("name", "") if isinstance(sample, Mapping) else str(sample or "")
         stream = self._g2.stream if self._g2 is not None else "g2"
-        missing = f", {analysis.n_missing} missing" if analysis.n_missing else ""
-        scan = self._start.get("scan_id", "?")
-        return G2Picture(
-            delays=found.delays,
-            g2=found.g2,
-            errors=found.g2_err_block,
-            q=analysis.partition.dynamic_q,
-            title=f"scan {scan} {name} · {stream} · {found.n_frames} frames{missing}",
-        )
+        return f"scan {self._start.get('scan_id', '?')} {name} · {stream}"
 
     def _finish(self, stop: Mapping[str, Any]) -> None:
         status = str(stop.get("exit_status", "success"))
@@ -363,16 +355,20 @@ class XPCSRun:
             return
         found = self._emit(analysis)
         path = self._path()
-        result = analysis.result(
-            self._start, stop, correlation=found, sources=tuple(self._feed.files)
-        )
-        write_tree(path, result_tree(result, file_name=path.name, legacy=self._settings.legacy))
+        diffusion = write_result(
+            path, analysis, found, self._start, stop,
+            sources=tuple(self._feed.files), legacy=self._settings.legacy,
+        )  # fmt: skip
         self._on_file(path)
+        self._on_diffusion(diffusion)
+        if self._g2 is not None:
+            self._g2.add_diffusion(diffusion)
+        _log.info("run %s: %s", self._uid[:8], summary(diffusion))
         if self._settings.plot_interval:
             if self._plot is None:
                 self._plot = PlotThread(path.with_suffix(".png"))
                 self._on_picture(self._plot.path)
-            self._plot.finish(self._picture(analysis, found))
+            self._plot.finish(picture_of(analysis, found, self._title(), diffusion))
             self._plot = None
 
     def _path(self) -> Path:

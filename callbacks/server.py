@@ -5,7 +5,7 @@
     flowchart LR
         publisher["publisher (follows the journal)"] -- documents --> subscriber
         subscriber --> run["one ServedRun per run"]
-        run --> nexus & cxi & catalog & other["module:factory"]
+        run --> nexus & cxi & xpcs & catalog & other["module:factory"]
         run -- "what became of it" --> ledger["callbacks.jsonl"]
         run -- a consumer has failed --> session["session: stop, pause or warn"]
 
@@ -40,8 +40,8 @@ class CallbackServer:
     address
         Of the publisher.
     consumers
-        As `make_task` takes them: ``nexus``, ``cxi``, ``catalog``, ``module:factory``, each with
-        ``=policy`` behind it or not.
+        As `make_task` takes them: ``nexus``, ``cxi``, ``xpcs``, ``catalog``, ``module:factory``,
+        each with ``=policy`` behind it or not.
     directory
         Files and the ledger go below it. One server at a time can have it.
     policy

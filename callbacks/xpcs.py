@@ -26,6 +26,7 @@ import numpy.typing as npt
 from beamline.core.errors import BeamlineError, ConfigurationError
 from beamline.documents.consumers import Consumer
 from beamline.documents.router import PerRunRouter
+from beamline.xpcs.diffusion import Diffusion
 from beamline.xpcs.partitions import QPartition, make_partition
 from beamline.xpcs.schemas import GeometryMetadata
 from callbacks._xpcs_run import COUNTS, XPCSRun, XPCSSettings, file_name
@@ -87,6 +88,8 @@ class XPCSWriter:
     ----------
     files, pictures : list[Path]
         Finished result files; pictures that were begun.
+    diffusions : list[Diffusion]
+        What was fitted, in the order of the files.
     statistics : Counter[str]
         Totals over all runs, keys as in `COUNTS`.
     errors : deque[BeamlineError]
@@ -144,6 +147,7 @@ class XPCSWriter:
         self._journal: Any = None
         self.files: list[Path] = []
         self.pictures: list[Path] = []
+        self.diffusions: list[Diffusion] = []
         self.statistics: collections.Counter[str] = collections.Counter(dict.fromkeys(COUNTS, 0))
         self.errors: collections.deque[BeamlineError] = collections.deque(maxlen=1000)
         self._runs: dict[str, XPCSRun] = {}
@@ -196,6 +200,7 @@ class XPCSWriter:
             self.files.append,
             self.pictures.append,
             self.errors.append,
+            self.diffusions.append,
         )
         self._runs[start["uid"]] = run
         yield run

@@ -29,6 +29,7 @@ _COMMANDS = {
     "recover": ("beamline.cli.recover", "Complete runs that were cut off by a crash."),
     "validate": ("beamline.cli.validate", "Check NeXus, CXI, frame and journal files."),
     "replay": ("beamline.cli.replay", "Write the files of a recorded run again."),
+    "xpcs": ("beamline.cli.xpcs", "Correlate frames: g2, and the diffusion constant."),
     "callbacks": ("beamline.cli.callbacks", "Run writers and catalogue in a process of their own."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
     "simulate-q2": ("beamline.cli.simulate_q2", "Fill Q2 with simulated results, truth known."),

@@ -45,7 +45,7 @@ def _since(ctx: click.Context, param: click.Parameter, value: str) -> float | Li
     "consumers",
     multiple=True,
     metavar="NAME[=POLICY]",
-    help="nexus, cxi, catalog or module:factory; may be repeated.  [default: nexus, cxi, catalog]",
+    help="nexus, cxi, xpcs, catalog or module:factory; may be repeated.  [default: the first four]",
 )
 @click.option(
     "--on-error",

@@ -39,7 +39,7 @@ class Source(Protocol):
     "--to",
     "kind",
     required=True,
-    metavar="[nexus|cxi|nxsas|MODULE:FACTORY]",
+    metavar="[nexus|cxi|xpcs|nxsas|MODULE:FACTORY]",
     help="What to write. FACTORY(directory) makes a document consumer; it is called for each run.",
 )
 @options.between
@@ -196,6 +196,12 @@ def _factory(kind: str) -> Callable[[Path], Any]:
         from callbacks.cxi import CXIWriter
 
         return CXIWriter
+    if kind == "xpcs":
+        from functools import partial
+
+        from callbacks.xpcs import XPCSWriter
+
+        return partial(XPCSWriter, every_run=True)
     if kind == "nxsas":
         from callbacks.nxsas import Serializer
 
@@ -203,7 +209,7 @@ def _factory(kind: str) -> Callable[[Path], Any]:
     module, colon, name = kind.partition(":")
     if not (module and colon and name):
         raise click.BadParameter(
-            f"{kind!r} is no writer: expected nexus, cxi, nxsas or MODULE:FACTORY.",
+            f"{kind!r} is no writer: expected nexus, cxi, xpcs, nxsas or MODULE:FACTORY.",
             param_hint="--to",
         )
     import importlib
@@ -251,7 +257,7 @@ def _write(source: Source, writer: Any, kind: str) -> bool:
         files += handed_out
     for path in files:
         click.echo(path)
-    if not files and kind in ("nexus", "cxi", "nxsas"):
+    if not files and kind in ("nexus", "cxi", "xpcs", "nxsas"):
         click.echo(
             f"Run {source.label} gave no {kind} file: it has nothing that belongs into one.",
             err=True,

@@ -104,6 +104,18 @@ class XPCSAnalysis:
         counts = np.bincount(where, minlength=len(first) * number)
         self._gather(counts.reshape(len(first), number)[:, 1:].astype(np.float64))
 
+    def take(
+        self,
+        frames: npt.NDArray[Any] | None,
+        pixels: npt.NDArray[np.uint32] | None,
+        first: npt.NDArray[np.unsignedinteger[Any]] | None,
+    ) -> None:
+        """Take the next frames, dense ones or, where `frames` is None, photons."""
+        if frames is not None:
+            self.add(frames)
+        elif pixels is not None and first is not None:
+            self.add_events(pixels, first)
+
     def skip(self, number: int) -> None:
         """Say that `number` frames are missing here."""
         self.n_missing += number

@@ -16,8 +16,6 @@ beam centres in pixels. Nothing here opens a file: `beamline.xpcs.hdf5_facade` w
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,19 +29,16 @@ from beamline.core.units import HC
 from beamline.nexus.metadata import add_mapping, document, iso_time, start_tree, stop_tree
 from beamline.nexus.roles import Options
 from beamline.nexus.tree import Attribute, Field, Group, Link, Tree
+from beamline.xpcs.aps_layout import q_partition_tree
 from beamline.xpcs.geometry import convert_q
-from beamline.xpcs.partitions import Binning, QPartition
-from beamline.xpcs.schemas import GeometryMetadata
+from beamline.xpcs.partitions import QPartition
+from beamline.xpcs.schemas import Q_UNITS, GeometryMetadata
 
-__all__ = ["ResultError", "TwoTimePart", "XPCSResult", "partition_hash", "result_tree"]
+__all__ = ["ResultError", "TwoTimePart", "XPCSResult", "result_tree"]
 
 Array = npt.NDArray[np.float64]
 
 _QMAP, _DETECTOR = "/xpcs/qmap", "/entry/instrument/detector_1"
-#: What the APS viewers print beside values, per unit of ours.
-_SHOWN_UNITS = {"nm^-1": "Å⁻¹", "A^-1": "Å⁻¹", "deg": "°", "rad": "rad", "px": "pixel"}
-#: The same as NeXus units.
-_NEXUS_UNITS = {"Å⁻¹": "1/angstrom", "°": "degree", "rad": "rad", "pixel": "pixel"}
 
 
 class ResultError(BeamlineError, ValueError):
@@ -180,20 +175,6 @@ class XPCSResult:
         return self.lags.astype(np.float64) * self.frame_time
 
 
-def partition_hash(partition: QPartition) -> str:
-    """Return a digest of bins, mask and geometry: equal for equal q-maps (SHA-256)."""
-    digest = hashlib.sha256()
-    for bins in (partition.dynamic, partition.static):
-        for array in (bins.roi_map, bins.v_list_dim0, bins.v_list_dim1, bins.index_mapping):
-            digest.update(repr((array.dtype.str, array.shape)).encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(np.ascontiguousarray(partition.mask).tobytes())
-    geometry = None if partition.metadata is None else partition.metadata.to_dict()
-    others = [partition.map_names, partition.map_units, geometry]
-    digest.update(json.dumps(others, default=str, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
 def result_tree(result: XPCSResult, *, file_name: str = "", legacy: bool = False) -> Tree:
     """Return the nodes of a result file.
 
@@ -225,49 +206,17 @@ def _documented(start: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_xpcs(tree: Tree, result: XPCSResult) -> None:
-    partition, geometry = result.partition, result.geometry
+    source = result.sources[0] if result.sources else ""
     tree["/xpcs"] = Group("")
-    tree[_QMAP] = Group("", {"hash": partition_hash(partition)})
-    names = list(partition.map_names)
-    shown = [_SHOWN_UNITS.get(unit, unit) for unit in partition.map_units]
-    tree[f"{_QMAP}/map_names"] = Field(names)
-    tree[f"{_QMAP}/map_units"] = Field(shown)
-    tree[f"{_QMAP}/mask"] = Field(partition.mask.astype(np.uint8))
-    tree[f"{_QMAP}/blemish"] = Field(partition.mask.astype(np.uint8))
-    for name, value, unit in (
-        ("beam_center_x", geometry.bcx, "pixel"),
-        ("beam_center_y", geometry.bcy, "pixel"),
-        ("detector_distance", 1e-3 * geometry.det_dist, "m"),
-        ("pixel_size", 1e-3 * geometry.pix_dim, "m"),
-        ("energy", 1e-3 * HC / geometry.lambda_, "keV"),
-    ):
-        tree[f"{_QMAP}/{name}"] = Field(float(value), {"units": unit})
-    tree[f"{_QMAP}/source_file"] = Field(result.sources[0] if result.sources else "")
-    for kind, bins in (("dynamic", partition.dynamic), ("static", partition.static)):
-        _add_bins(tree, kind, bins, partition, shown)
+    tree.update(q_partition_tree(result.partition, _QMAP, source_file=source))
     _add_means(tree, result)
     _add_multitau(tree, result)
     if result.twotime is not None:
         _add_twotime(tree, result.twotime)
 
 
-def _add_bins(
-    tree: Tree, kind: str, bins: Binning, partition: QPartition, shown: list[str]
-) -> None:
-    tree[f"{_QMAP}/{kind}_roi_map"] = Field(bins.roi_map.astype(np.uint32), {"units": ""})
-    for axis, values in enumerate((bins.v_list_dim0, bins.v_list_dim1)):
-        tree[f"{_QMAP}/{kind}_v_list_dim{axis}"] = Field(
-            _in_shown_units(values, partition.map_units[axis]),
-            {"units": _NEXUS_UNITS.get(shown[axis], shown[axis])},
-        )
-    tree[f"{_QMAP}/{kind}_index_mapping"] = Field(bins.index_mapping.astype(np.int64))
-    tree[f"{_QMAP}/{kind}_num_pts"] = Field(np.array(bins.num_pts, np.int64))
-
-
-def _in_shown_units(values: Array, unit: str) -> Array:
-    if unit in ("nm^-1", "A^-1"):
-        return convert_q(values, unit, "A^-1")
-    return values
+def _in_angstrom(values: Array, unit: str) -> Array:
+    return convert_q(values, unit, "A^-1") if unit in Q_UNITS else values
 
 
 def _add_means(tree: Tree, result: XPCSResult) -> None:
@@ -369,7 +318,7 @@ def _add_instrument(tree: Tree, result: XPCSResult) -> None:
     if partition.map_names[0] == "q":
         for kind, values in (("dynamic", partition.dynamic_q), ("static", partition.static_q)):
             tree[f"{masks}/{kind}_q_list"] = Field(
-                _in_shown_units(values, partition.map_units[0]), {"units": "1/angstrom"}
+                _in_angstrom(values, partition.map_units[0]), {"units": "1/angstrom"}
             )
     tree[f"{instrument}/bluesky"] = Group("NXcollection")
     add_mapping(tree, f"{instrument}/bluesky/metadata", result.start)

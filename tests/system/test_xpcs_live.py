@@ -37,7 +37,7 @@ def test_g2_comes_during_the_run_and_a_replay_gives_the_same(
     engine.subscribe(live)
     engine(
         xpcs_series(
-            speckle_bl.area_detector, 1500, exposure=0.005, period=0.01,
+            speckle_bl.area_detector, 600, exposure=0.005, period=0.01,
             attenuation=0.02 if sparse else 1.0, sparse=sparse,
         )
     )  # fmt: skip
@@ -45,7 +45,7 @@ def test_g2_comes_during_the_run_and_a_replay_gives_the_same(
     (path,) = live.files
     events = g2_docs.events("g2")
     assert len(events) > 2
-    assert [event["data"]["frames"] for event in events][-1] == 1500
+    assert [event["data"]["frames"] for event in events][-1] == 600
     g2 = g2_of(path)
     np.testing.assert_array_equal(np.array(events[-1]["data"]["g2"])[: len(g2)], g2)
     (picture,) = live.pictures
