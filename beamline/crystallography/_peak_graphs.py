@@ -92,7 +92,7 @@ def find_components(
     large = n_pixels >= min_pixels
     centre = first[large]
     level[large], variance[large] = _background(
-        pixels, good, mask, (panel[centre], ss[centre], fs[centre]), gain
+        pixels, good, mask & good, (panel[centre], ss[centre], fs[centre]), gain
     )
     framed = np.pad(good, ((0, 0), (1, 1), (1, 1)))
     beside = [

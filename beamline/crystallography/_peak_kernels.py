@@ -40,12 +40,14 @@ def label(
     runs: Any,
     parent: Any,
     component: Any,
+    rows: Any,
     info: Any,
 ) -> bool:
     """Find the runs of peak pixels and the component of each; False if `runs` is too short.
 
     `runs` (n, 4): panel, row, start and stop in the logits; `parent` (n,) is scratch; `component`
-    (n,): number of the component, -1 in padding. `frame`: the panel in the logits (top, bottom,
+    (n,): number of the component, -1 in padding; `rows` (panels * height + 1,): the first run of
+    each row. `frame`: the panel in the logits (top, bottom,
     left, right). `shift` is added to a pixel of the logits to get that of the image. `valid`:
     (P or 1 or 0, h, w). `reach`: 1 to join diagonal neighbours, else 0.
     """
@@ -59,6 +61,7 @@ def label(
         for row in range(height):
             no, yes = logits[panel, 0, row], logits[panel, 1, row]
             here = n
+            rows[panel * height + row] = n
             on_panel = top <= row < bottom
             lit = False
             for x in range(width):
@@ -111,6 +114,7 @@ def label(
                     if peak and start < 0:
                         start = x
             above = here
+    rows[n_panels * height] = n
     components = in_padding = 0
     for run in range(n):
         # A root comes before the rest of its component.
@@ -136,6 +140,7 @@ def measure(
     shift: tuple[int, int],
     runs: Any,
     component: Any,
+    rows: Any,
     n_runs: int,
     min_pixels: int,
     gain: float,
@@ -182,7 +187,9 @@ def measure(
                 brightest[which, 1],
             )
             level[which], variance = _background(
-                logits,
+                runs,
+                component,
+                rows[whole[which, 0] * logits.shape[2] :],
                 images,
                 valid,
                 frame,
@@ -233,7 +240,9 @@ def _at_edge(
 
 @compiled
 def _background(
-    logits: Any,
+    runs: Any,
+    component: Any,
+    rows: Any,
     images: Any,
     valid: Any,
     frame: tuple[int, int, int, int],
@@ -252,13 +261,11 @@ def _background(
     # Whether a pixel, or its neighbour in the same row, belongs to a peak; one pixel wider.
     near = np.zeros((size + 2, size), np.bool_)
     for y in range(max(row - half - 1, top), min(row + half + 2, bottom)):
-        line = near[y - row + half + 1]
-        no, yes = logits[panel, 0, y], logits[panel, 1, y]
-        for x in range(max(column - half - 1, left), min(column + half + 2, right)):
-            if yes[x] > no[x]:
-                i = x - column + half
-                for j in range(max(i - 1, 0), min(i + 2, size)):
-                    line[j] = True
+        for run in range(rows[y], rows[y + 1]):
+            if component[run] >= 0:
+                first = max(runs[run, 2] - 1 - column + half, 0)
+                for j in range(first, min(runs[run, 3] + 1 - column + half, size)):
+                    near[y - row + half + 1, j] = True
     values = np.empty(size * size)
     n = 0
     for y in range(max(row - half, top), min(row + half + 1, bottom)):

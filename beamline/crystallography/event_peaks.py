@@ -235,6 +235,7 @@ def _compiled() -> Any:
         logits, images, valid = logits.view(), images.view(), valid.view()
         for array in (logits, images, valid):
             array.setflags(write=False)
+        rows = np.empty(logits.shape[0] * logits.shape[2] + 1, np.int32)
         info = np.zeros(6, np.int64)
         reach = 1 if connectivity == 8 else 0
         while True:
@@ -244,7 +245,17 @@ def _compiled() -> Any:
                 _scratch.parent, _scratch.component = np.empty((2, size), np.int32)
             runs, component = _scratch.runs, _scratch.component
             if kernels.label(
-                logits, images, valid, frame, shift, reach, runs, _scratch.parent, component, info
+                logits,
+                images,
+                valid,
+                frame,
+                shift,
+                reach,
+                runs,
+                _scratch.parent,
+                component,
+                rows,
+                info,
             ):
                 break
             _scratch.size = 4 * size
@@ -258,6 +269,7 @@ def _compiled() -> Any:
             shift,
             runs,
             component,
+            rows,
             info[kernels.N_RUNS],
             min_pixels,
             float(gain),
