@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from beamline.core.errors import BeamlineError
 from beamline.core.units import wavelength_to_energy
+from beamline.crystallography.event_peaks import EventPeaks
 from beamline.crystallography.geometry import Detector
-from beamline.crystallography.peaks import Peaks
 
 __all__ = [
     "BatchError",
@@ -24,6 +24,7 @@ __all__ = [
     "ProcessedBatch",
     "ProcessedEvent",
     "Verdict",
+    "event_logits",
     "event_stacks",
     "fitting_detector",
     "padding_of",
@@ -41,6 +42,8 @@ EventKey = tuple[str, str, int, int]
 _LEAST_ENERGY, _MOST_ENERGY = 10.0, 1e7
 #: How far in the future a time stamp may be, s: clocks differ, but not by a day.
 _AHEAD = 86_400.0
+#: Bytes of the names that CXI files have room for: cut off, two could become the same.
+_LONGEST_RUN, _LONGEST_BATCH = 36, 64
 #: Metadata that has a place of its own.
 _OWN = frozenset(
     {"photon_wavelength", "photon_energy", "timestamp", "run", "run_uid", "batch_id", "units"}
@@ -108,7 +111,14 @@ class BatchHeader:
                     f"found {getattr(preprocessing, 'original_shape', None)}."
                 )
         run = metadata.get("run_uid", metadata.get("run"))
-        return cls("" if run is None else str(run), batch, metadata, shape)
+        name = "" if run is None else str(run)
+        if len(name.encode()) > _LONGEST_RUN or len(batch.encode()) > _LONGEST_BATCH:
+            raise BatchError(
+                f"batch {batch} of run {name} is refused: names of runs may have {_LONGEST_RUN} "
+                f"bytes and those of batches {_LONGEST_BATCH}, found {len(name.encode())} and "
+                f"{len(batch.encode())}."
+            )
+        return cls(name, batch, metadata, shape)
 
     @property
     def n_events(self) -> int | None:
@@ -130,7 +140,7 @@ class ProcessedEvent:
     reason
         Of a refusal or loss, one sentence.
     peaks
-        Of a hit, on the slab, strongest first.
+        Of a hit, on the panels, strongest first.
     n_peaks
         Peaks found.
     truncated
@@ -146,7 +156,7 @@ class ProcessedEvent:
     index: int
     verdict: Verdict
     reason: str = ""
-    peaks: Peaks | None = None
+    peaks: EventPeaks | None = None
     n_peaks: int = 0
     truncated: int = 0
     photon_energy_eV: float = math.nan  # noqa: N815  (the unit belongs to the name)
@@ -240,6 +250,16 @@ def event_stacks(
     stacks = images.reshape(events, panels, rows, columns)
     top, left = padding_of((rows, columns), (height, width), padding)
     return stacks[:, :, top : top + height, left : left + width]
+
+
+def event_logits(
+    logits: npt.NDArray[np.float32], detector: Detector, padding: Padding
+) -> npt.NDArray[np.float32]:
+    """View the logits of an item (B·C, 2, H', W') without padding: (B, C, 2, H, W)."""
+    panels, height, width = detector.stack_shape
+    top, left = padding_of(logits.shape[-2:], (height, width), padding)
+    cut = logits[..., top : top + height, left : left + width]
+    return cut.reshape(-1, panels, *cut.shape[1:])
 
 
 def padding_of(

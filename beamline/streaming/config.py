@@ -162,6 +162,9 @@ class OutputSettings(_Section):
     compression: Literal["none", "gzip", "bitshuffle"] = Field(
         "none", description="of the frames; gzip is read everywhere, bitshuffle needs a plugin"
     )
+    maps: bool = Field(
+        False, description="store segmentation and logits of every hit too, to find errors"
+    )
     directory_per_run: bool = Field(
         True, description="a directory for each run that items name (metadata run_uid or run)"
     )

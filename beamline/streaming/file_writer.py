@@ -11,9 +11,8 @@ import functools
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,17 @@ from beamline.crystallography.cxi import (
     EventRefusedError,
     FileTakenError,
 )
-from beamline.crystallography.cxi_layout import Compression
 from beamline.crystallography.geometry import Detector, write_geometry, write_list
 from beamline.streaming.batches import (
     BatchHeader,
-    Padding,
     ProcessedBatch,
+    event_logits,
     event_stacks,
     fitting_detector,
 )
-from beamline.streaming.run_metadata import RunMetadata
+from beamline.streaming.receipts import CompletedFile, FileSettings, Receipt
 
-__all__ = ["CXIFileWriter", "CXIFileWriterActor", "CompletedFile", "FileSettings", "Receipt"]
+__all__ = ["CXIFileWriter", "CXIFileWriterActor"]
 
 #: `CXIFileWriter` as a Ray actor.
 CXIFileWriterActor: Any
@@ -54,79 +52,6 @@ _FIRST_SPEED = 300e6
 _CLOSING = 2
 #: What a file without frames may take, the mask apart.
 _HEADER_BYTES = 4_000_000
-
-
-@dataclass(frozen=True)
-class FileSettings:
-    """Settings of `CXIFileWriter`, as in `beamline.streaming.config`.
-
-    Attributes
-    ----------
-    writer
-        Identifies this writer in its files.
-    metadata
-        Of the run management.
-    process
-        Further scalars below ``/entry_1/process_1``.
-    begun
-        File to which the name of every file is appended before it is made, and, with a minus, of
-        those that were another's; None for none.
-    """
-
-    directory: Path
-    writer: str
-    prefix: str = "peaknet_cxi"
-    buffer_size: int = 100
-    max_file_seconds: float = 10.0
-    compression: Compression = "none"
-    directory_per_run: bool = True
-    max_num_peak: int = 2048
-    padding: Padding = "bottom-right"
-    metadata: RunMetadata = field(default_factory=RunMetadata)
-    process: Mapping[str, str | int | float] = field(default_factory=dict)
-    begun: Path | None = None
-
-
-@dataclass(frozen=True)
-class CompletedFile:
-    """A file that has its name.
-
-    Attributes
-    ----------
-    path
-        Of the file.
-    run
-        Run that its events belong to.
-    shape, dtype
-        Of its frames: (N, ss, fs).
-    rows
-        For each batch in the order of the rows: its token, the events in consecutive rows.
-    """
-
-    path: Path
-    run: str
-    shape: tuple[int, int, int]
-    dtype: str
-    rows: Sequence[tuple[int, tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of what was handed over so far.
-
-    Attributes
-    ----------
-    completed
-        Files that were completed since the last receipt.
-    refused
-        Token, event and reason of events that the file can't hold.
-    blocked
-        Why nothing can be written at present (full disk); empty if all is well.
-    """
-
-    completed: Sequence[CompletedFile] = ()
-    refused: Sequence[tuple[int, int, str]] = ()
-    blocked: str = ""
 
 
 class _OpenFile:
@@ -173,13 +98,17 @@ class CXIFileWriter:
         self._closing: list[Future[CompletedFile]] = []
         self._completed: list[CompletedFile] = []
         self._refused: list[tuple[int, int, str]] = []
-        self._waiting: deque[tuple[int, BatchHeader, list[CXIEvent]]] = deque()
+        self._waiting: deque[tuple[int, BatchHeader, Detector, list[CXIEvent]]] = deque()
         self._speed = _FIRST_SPEED
         self._counts: Counter[str] = Counter()
         self._blocked = ""
 
     def submit_processed_batch(
-        self, token: int, batch: ProcessedBatch, images: npt.NDArray[Any] | None
+        self,
+        token: int,
+        batch: ProcessedBatch,
+        images: npt.NDArray[Any] | None,
+        logits: npt.NDArray[np.float32] | None = None,
     ) -> Receipt:
         """Take the hits of a batch; they are safe when a receipt names `token`.
 
@@ -191,6 +120,8 @@ class CXIFileWriter:
             With at least one hit.
         images
             Of the whole item, as `event_stacks` takes them.
+        logits
+            Of the whole item, where maps are stored.
 
         Raises
         ------
@@ -204,13 +135,15 @@ class CXIFileWriter:
             return self._receipt()
         detector = self._fitting(batch.header)
         stacks = event_stacks(np.asarray(images), batch.header, detector, self._settings.padding)
+        maps = None
+        if logits is not None:
+            maps = event_logits(np.asarray(logits), detector, self._settings.padding)
         size = self._settings.buffer_size
         for first in range(0, len(hits), size):
             part = hits[first : first + size]
-            frames = [_frame(detector.to_slab(stacks[hit.index])) for hit in part]
             events = [
                 CXIEvent(
-                    image=frame,
+                    image=_stored(stacks[hit.index]),
                     peaks=hit.peaks,
                     photon_energy_eV=hit.photon_energy_eV,
                     time_ns=hit.time_ns,
@@ -219,12 +152,13 @@ class CXIFileWriter:
                     event_id=hit.index,
                     distance_m=self._detector.distance_m,
                     scan=hit.scan,
+                    logits=None if maps is None else maps[hit.index],
                 )
-                for hit, frame in zip(part, frames, strict=True)
+                for hit in part
                 if hit.peaks is not None
             ]
             if events:
-                self._waiting.append((token, batch.header, events))
+                self._waiting.append((token, batch.header, detector, events))
         return self.poll()
 
     def poll(self) -> Receipt:
@@ -279,7 +213,9 @@ class CXIFileWriter:
             self._detectors[shape] = fitting_detector(self._detector, header)
         return self._detectors[shape]
 
-    def _take(self, token: int, header: BatchHeader, events: list[CXIEvent]) -> None:
+    def _take(
+        self, token: int, header: BatchHeader, detector: Detector, events: list[CXIEvent]
+    ) -> None:
         """Put events into the file of their run, in consecutive rows."""
         run = header.run
         scan = frozenset(events[0].scan)
@@ -287,13 +223,14 @@ class CXIFileWriter:
         if current is not None and (
             len(current.file) + len(events) > self._settings.buffer_size
             or current.file.dtype != events[0].image.dtype
+            or current.file.detector.stack_shape != detector.stack_shape
             or not scan <= current.scan
         ):
             self._flush(current, whole=True)
             self._close(current)
             current = None
         if current is None:
-            current = self._begin(header, events[0])
+            current = self._begin(header, detector, events[0])
         taken = []
         for event in events:
             try:
@@ -306,14 +243,12 @@ class CXIFileWriter:
         if taken:
             current.rows.append((token, tuple(taken)))
 
-    def _begin(self, header: BatchHeader, event: CXIEvent) -> _OpenFile:
+    def _begin(self, header: BatchHeader, detector: Detector, event: CXIEvent) -> _OpenFile:
         settings, run = self._settings, header.run
         units = header.metadata.get("units")
         known = units if isinstance(units, Mapping) else {}
         place = self._runs.get(run) or self._new_run(run)
         self._check_space(place.stem.parent)
-        block = min(self._speed * _BLOCK_SECONDS, _BLOCK_BYTES) / event.image.nbytes
-        block_size = max(1, min(int(block), settings.buffer_size))
         while True:
             place.number += 1
             path = place.stem.with_name(f"{place.stem.name}_chunk{place.number:04d}.cxi")
@@ -321,14 +256,16 @@ class CXIFileWriter:
             try:
                 file = CXIFile(
                     path,
-                    detector=self._detector,
+                    detector=detector,
                     dtype=event.image.dtype,
                     max_num_peak=settings.max_num_peak,
                     mask=self._mask,
                     entry=self._entry(run),
                     scan_units={name: str(known.get(name, "")) for name in event.scan},
                     compression=settings.compression,
-                    block_size=block_size,
+                    maps=settings.maps,
+                    block_size=settings.buffer_size,
+                    block_bytes=int(min(self._speed * _BLOCK_SECONDS, _BLOCK_BYTES)),
                 )
             except FileTakenError:
                 self._note(f"-{path}")
@@ -433,8 +370,9 @@ class CXIFileWriter:
         return made
 
 
-def _frame(slab: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return slab if slab.dtype.kind in "iu" else slab.astype(np.float32, copy=False)
+def _stored(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bring frames to a type that is stored: integers as they are, the rest as float32."""
+    return stack if stack.dtype.kind in "iu" else stack.astype(np.float32, copy=False)
 
 
 def _frame_bytes(file: CXIFile) -> int:

@@ -8,18 +8,16 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-from beamline.core.errors import ConfigurationError
-from beamline.crystallography.cxi_layout import Compression
 from beamline.crystallography.geometry import Detector
 from beamline.documents.consumers import Consumer
 from beamline.documents.journal import JournalWriter
 from beamline.streaming.batches import BatchHeader, EventKey, ProcessedBatch, ProcessedEvent
 from beamline.streaming.config import WriterConfig
-from beamline.streaming.file_writer import CompletedFile, FileSettings
 from beamline.streaming.health import WriterCounts
 from beamline.streaming.in_flight import Block
+from beamline.streaming.receipts import CompletedFile, FileSettings
 from beamline.streaming.run_metadata import RunMetadata
 from beamline.streaming.source import Q2Source
 from beamline.streaming.written import FoundFile, WrittenLedger
@@ -350,11 +348,6 @@ def _file_settings(
     settings: WriterConfig, directory: Path, ledger: WrittenLedger, metadata: RunMetadata
 ) -> FileSettings:
     output, peaks = settings.output, settings.peak_finding
-    if output.compression not in get_args(Compression):
-        raise ConfigurationError(
-            f"output.compression is {output.compression!r}, which this version can't write; "
-            f"expected one of {', '.join(get_args(Compression))}."
-        )
     return FileSettings(
         directory=directory,
         writer=ledger.writer,
@@ -362,7 +355,8 @@ def _file_settings(
         prefix=output.file_prefix,
         buffer_size=output.buffer_size,
         max_file_seconds=output.max_file_seconds,
-        compression=cast(Compression, output.compression),
+        compression=output.compression,
+        maps=output.maps,
         directory_per_run=output.directory_per_run,
         max_num_peak=peaks.max_num_peak,
         padding=peaks.padding,

@@ -195,9 +195,7 @@ def _search(
     found = len(peaks) + peaks.truncated
     if found < search.min_num_peak:
         return replace(event, verdict="not_hit", n_peaks=found)
-    ss, fs = detector.to_slab_position(peaks.panel, peaks.ss, peaks.fs)
-    placed = replace(peaks, ss=ss.astype(np.float32), fs=fs.astype(np.float32))
-    return replace(event, verdict="hit", peaks=placed, n_peaks=found, truncated=peaks.truncated)
+    return replace(event, verdict="hit", peaks=peaks, n_peaks=found, truncated=peaks.truncated)
 
 
 def _short(value: object) -> str:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from beamline.crystallography.geometry import Detector
-from beamline.streaming.file_writer import FileSettings, Receipt
 from beamline.streaming.in_flight import Block
+from beamline.streaming.receipts import FileSettings, Receipt
 
 __all__ = ["WriterLink", "describe", "is_loss"]
 
@@ -83,8 +83,10 @@ class WriterLink:
             return
         assert block.batch is not None  # noqa: S101  (only searched blocks have hits)
         batch = replace(block.batch, events=list(block.unwritten.values()))
-        images = block.item.images
-        call = self._actor.submit_processed_batch.remote(block.token, batch, images)
+        logits = block.item.logits if self._settings.maps else None
+        call = self._actor.submit_processed_batch.remote(
+            block.token, batch, block.item.images, logits
+        )
         self._calls[call] = block
 
     def poll(self, *, complete: bool = False, force: bool = False) -> None:

@@ -9,7 +9,8 @@ from beamline.crystallography import check_cxi
 from beamline.crystallography.geometry import read_geometry
 from beamline.streaming import file_writer
 from beamline.streaming.batches import BatchHeader
-from beamline.streaming.file_writer import CXIFileWriter, FileSettings
+from beamline.streaming.file_writer import CXIFileWriter
+from beamline.streaming.receipts import FileSettings
 from beamline.streaming.run_metadata import RunMetadata
 from beamline.streaming.tasks import PeakSearch, process_samples
 
@@ -146,3 +147,33 @@ def test_what_the_run_management_knows_is_in_the_files(tmp_path, detector):
         assert file["/entry_1/instrument_1/source_1/name"].asstr()[()] == "LCLS"
     with h5py.File(found[""]) as file:
         assert file["/entry_1/sample_1/name"].asstr()[()] == "lysozyme"
+
+
+def test_panels_and_maps_are_where_they_belong(tmp_path):
+    shape = (3, 48, 40)
+    detector = read_geometry(geometry_file(tmp_path / "p.geom", shape))
+    writer = CXIFileWriter(settings(tmp_path, maps=True, compression="gzip"), detector)
+    item, truth = make(1, shape=shape, spots=12)
+    header = BatchHeader.from_item(item)
+    logits = item.get_numpy_array()
+    batch = process_samples(logits, item.get_images(), header, None, PeakSearch(detector))
+    writer.submit_processed_batch(1, batch, item.get_images(), logits)
+    (made,) = writer.flush_final().completed
+    assert check_cxi(made.path) == []
+    with h5py.File(made.path) as file:
+        result = file["/entry_1/result_1"]
+        for row in range(4):
+            slab = truth.images[row].reshape(-1, shape[2])
+            np.testing.assert_array_equal(file["/entry_1/data_1/data"][row], slab)
+            spots = truth.spots[row].copy()
+            spots[:, 1] += spots[:, 0] * shape[1]
+            n = result["nPeaks"][row]
+            assert n == len(spots)
+            found = np.stack([result[f"peak{a}PosRaw"][row, :n] for a in "YX"], axis=1)
+            apart = np.linalg.norm(found[:, None] - spots[None, :, 1:], axis=2)
+            assert apart.min(axis=0).max() < 0.5
+            np.testing.assert_array_equal(result["peakSegPosRaw"][row, :n], found[:, 0] // shape[1])
+            marked = logits.reshape(4, 3, 2, 52, 44)[row, :, 1, :48, :40] > 1
+            np.testing.assert_array_equal(
+                result["segmentation_map"][row], marked.reshape(-1, shape[2])
+            )

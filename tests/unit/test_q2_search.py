@@ -206,3 +206,9 @@ def test_numbers_of_the_metadata_are_passed_through(search):
     assert [event.scan for event in events] == [
         {"sample_x": 1.5, "laser": float(i % 2)} for i in range(4)
     ]
+
+
+def test_names_that_would_be_cut_off_are_refused():
+    item, _ = make(11, run="r" * 37)
+    with pytest.raises(BatchError, match="37"):
+        BatchHeader.from_item(item)

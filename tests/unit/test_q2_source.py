@@ -6,7 +6,8 @@ from q2_items import geometry_file, make
 
 from beamline.crystallography.geometry import read_geometry
 from beamline.streaming.batches import BatchHeader
-from beamline.streaming.file_writer import CXIFileWriter, FileSettings
+from beamline.streaming.file_writer import CXIFileWriter
+from beamline.streaming.receipts import FileSettings
 from beamline.streaming.run_metadata import RunMetadata
 from beamline.streaming.source import HITS, IMAGE, PRIMARY, Q2Source
 from beamline.streaming.tasks import PeakSearch, process_samples
