@@ -113,6 +113,8 @@ class PlotThread:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Set whenever a picture has been drawn.
+        self.drawn = threading.Event()
         self._newest: G2Picture | None = None
         self._ending = False
         self._changed = threading.Condition()
@@ -151,3 +153,4 @@ class PlotThread:
             draw(picture, self.path)
         except Exception:  # noqa: BLE001
             _log.exception("the picture %s can't be drawn", self.path)
+        self.drawn.set()

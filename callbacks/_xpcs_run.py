@@ -114,7 +114,7 @@ class XPCSRun:
         self._plot: PlotThread | None = None
         self._newest = math.nan
         self._emitted = self._drawn = 0.0
-        self._emitted_frames = 0
+        self._last: tuple[tuple[int, int], Correlation] | None = None
         self._over = False
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -218,7 +218,7 @@ class XPCSRun:
         if self._g2 is None:
             self._g2 = G2Run(self._start, self._consumers())
         self._g2.begin_stream(partition, frame_time, exposure, self._settings.levels)
-        self._emitted_frames = 0
+        self._last = None
 
     def _found_geometry(self) -> GeometryMetadata:
         if self._settings.geometry is not None:
@@ -297,7 +297,7 @@ class XPCSRun:
         if (
             analysis is None
             or analysis.n_frames < 2
-            or analysis.n_frames == self._emitted_frames
+            or (self._last is not None and self._last[0] == _progress_of(analysis))
             or now - self._emitted < self._settings.interval
         ):
             return
@@ -313,8 +313,11 @@ class XPCSRun:
             self._plot.show(picture_of(analysis, found, self._title()))
 
     def _emit(self, analysis: XPCSAnalysis) -> Correlation:
+        progress = _progress_of(analysis)
+        if self._last is not None and self._last[0] == progress:
+            return self._last[1]
         found = analysis.correlation()
-        self._emitted_frames = analysis.n_frames
+        self._last = progress, found
         if self._g2 is not None:
             self._g2.add(found, analysis.n_missing, self._newest)
         self._count("g2")
@@ -391,6 +394,10 @@ _ENDINGS: Mapping[str, tuple[str, ...]] = {
     "exposure": ("exposure", "acquiretime", "exposuretime"),
     "period": ("period", "acquireperiod"),
 }
+
+
+def _progress_of(analysis: XPCSAnalysis) -> tuple[int, int]:
+    return analysis.n_frames, analysis.n_missing
 
 
 def _first(*values: Any) -> float | None:
