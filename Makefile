@@ -6,13 +6,16 @@ SAMPLE ?=
 # the order of the folders, so that no process is left with one of them at the end.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 SECONDS ?= 60
+# The viewers of the APS want Python 3.12 and an environment of their own.
+VIEWERS ?= .venv-viewers
+PYTHON312 ?= python3.12
 
 BIN     := $(VENV)/bin
 SOURCES := $(wildcard ioc/device_server/src/*.[ch])
 INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow install lint types unit system build docs-pvs fuzz sanitize valgrind quality clean
+.PHONY: help demo test slow viewers install lint types unit system build docs-pvs fuzz sanitize valgrind quality clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -26,6 +29,14 @@ test: lint types ## Run linters, type checks and all tests but the slow ones
 slow: $(VENV)/.installed-test ## Run the tests that take minutes (kills, restarts, servers), and more examples in the unit tests
 	$(BIN)/pytest $(PARALLEL) -m slow
 	$(BIN)/pytest $(PARALLEL) -m "not slow" --hypothesis-profile=thorough tests/unit
+
+viewers: $(VENV)/.installed-test $(VIEWERS)/.installed ## Open XPCS results in xpcs-viewer and pySimpleMask (installs them)
+	BEAMLINE_VIEWERS=$(VIEWERS)/bin/python $(BIN)/pytest tests/system/test_xpcs_files.py
+
+$(VIEWERS)/.installed:
+	$(PYTHON312) -m venv $(VIEWERS)
+	$(VIEWERS)/bin/pip install --quiet xpcs-viewer==1.2.2 pySimpleMask==0.4.5
+	@touch $@
 
 lint: $(VENV)/.installed-test ## Run the linters
 	$(BIN)/ruff check .
