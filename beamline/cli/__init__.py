@@ -32,6 +32,7 @@ _COMMANDS = {
     "xpcs": ("beamline.cli.xpcs", "Correlate frames: g2, and the diffusion constant."),
     "callbacks": ("beamline.cli.callbacks", "Run writers and catalogue in a process of their own."),
     "catalog": ("beamline.cli.catalog", "Keep the catalogue in step with the journal."),
+    "pipeline": ("beamline.cli.pipeline", "Segment frames on Ray, from Q1 or a source to Q2."),
     "simulate-q2": ("beamline.cli.simulate_q2", "Fill Q2 with simulated results, truth known."),
     "mask": ("beamline.cli.mask", "Make a mask of a detector without a GUI."),
     "qmap": ("beamline.cli.qmap", "Make q-maps and bins of a detector without a GUI."),

@@ -40,6 +40,10 @@ class Preprocessor:
     normalise
         "none": the model takes photons as they are; "panel": mean 0 and standard deviation 1 over
         the finite pixels of each panel.
+    fill
+        What the model sees in the padding: "mirror", the panel mirrored at its edge, so that there
+        is no step in the background; or "zero", for networks that were trained with it. Images
+        handed on have zeros there.
     image_dtype
         Of the images handed on: "float32" as the contract of Q2 has it, or "source".
     """
@@ -48,6 +52,7 @@ class Preprocessor:
     pad_to_shape: tuple[int, int] | None = None
     padding: Padding = "bottom-right"
     normalise: Normalisation = "none"
+    fill: Literal["mirror", "zero"] = "mirror"
     image_dtype: Literal["float32", "source"] = "float32"
 
     def stack(self, frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -128,20 +133,26 @@ class Preprocessor:
     ) -> npt.NDArray[np.float32]:
         """Return what the model takes: float32, normalised, 0 where a pixel is not finite."""
         values = images.astype(np.float32, copy=False)
-        if self.normalise == "none":
-            if images.dtype.kind != "f" or np.isfinite(values).all():
-                return values
-            return np.where(np.isfinite(values), values, np.float32(0.0))
         _, _, height, width = metadata.original_shape
         top, left = self.offset(height, width)
+        padded = values.shape[2:] != (height, width)
+        finite = images.dtype.kind != "f" or bool(np.isfinite(values).all())
+        if self.normalise == "none" and finite and not (padded and self.fill == "mirror"):
+            return values
         result = np.zeros_like(values)
+        border = ((top, values.shape[2] - height - top), (left, values.shape[3] - width - left))
         for panel, out in zip(values[:, 0], result[:, 0], strict=True):
-            pixels = panel[top : top + height, left : left + width]
-            finite = np.isfinite(pixels)
-            good = pixels[finite].astype(np.float64)
-            if not good.size:
-                continue
-            mean, deviation = good.mean(), max(float(good.std()), _LEAST_DEVIATION)
-            scaled = np.where(finite, (pixels - mean) / deviation, 0.0)
-            out[top : top + height, left : left + width] = scaled
+            pixels = self._normalised(panel[top : top + height, left : left + width])
+            if padded and self.fill == "mirror":
+                out[...] = np.pad(pixels, border, mode="symmetric")
+            else:
+                out[top : top + height, left : left + width] = pixels
         return result
+
+    def _normalised(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        finite = np.isfinite(pixels)
+        if self.normalise == "panel" and finite.any():
+            good = pixels[finite].astype(np.float64)
+            deviation = max(float(good.std()), _LEAST_DEVIATION)
+            pixels = ((pixels - good.mean()) / deviation).astype(np.float32)
+        return np.where(finite, pixels, np.float32(0.0))

@@ -20,20 +20,35 @@ def ray_cluster() -> Iterator[str]:
 
     # Paths of Ray's sockets have little room.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    context = ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        _temp_dir=folder,
-    )
     try:
-        yield context.address_info["address"]
+        yield _started(folder)
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(folder: str, attempts: int = 3) -> str:
+    """Start Ray; it waits no longer than 30 s for its parts, and a busy machine needs more."""
+    import ray
+
+    for attempt in range(1, attempts + 1):
+        try:
+            context = ray.init(
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=200_000_000,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                _temp_dir=folder,
+            )
+        except Exception:
+            ray.shutdown()
+            if attempt == attempts:
+                raise
+        else:
+            return str(context.address_info["address"])
+    raise AssertionError  # the last attempt has returned or raised
 
 
 @pytest.fixture

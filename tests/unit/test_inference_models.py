@@ -42,7 +42,9 @@ def test_frames_that_need_no_padding_are_not_copied():
 def test_a_panel_is_normalised_over_its_finite_pixels_alone():
     frames = RNG.normal(7.0, 3.0, (1, 2, 40, 40)).astype(np.float32)
     frames[0, 1, :5] = np.nan
-    preprocessor = Preprocessor(pad_to_shape=(64, 48), normalise="panel", padding="centred")
+    preprocessor = Preprocessor(
+        pad_to_shape=(64, 48), normalise="panel", padding="centred", fill="zero"
+    )
     images, metadata = preprocessor.images(frames)
     given = preprocessor.model_input(images, metadata)
     inside = given[:, 0, 12:52, 4:44]
@@ -51,6 +53,14 @@ def test_a_panel_is_normalised_over_its_finite_pixels_alone():
     assert inside[1, 5:].std() == pytest.approx(1.0, abs=1e-5)
     assert np.count_nonzero(given) == np.count_nonzero(inside)
     assert np.isnan(images).sum() == 5 * 40  # what goes on to Q2 is as it was measured
+
+
+def test_the_model_sees_no_step_at_the_edge_but_q2_has_zeros_there():
+    frames = np.full((1, 1, 20, 20), 5.0, np.float32)
+    preprocessor = Preprocessor(pad_to_multiple=16)
+    images, metadata = preprocessor.images(frames)
+    assert images[0, 0, 20:].max() == 0
+    assert (preprocessor.model_input(images, metadata) == 5.0).all()
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (1, 2, 3, 40, 40), (0, 40, 40), (1, 1, 80, 40)])
