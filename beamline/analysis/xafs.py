@@ -1,4 +1,4 @@
-"""X-ray absorption spectra: where the edge is, how high it is, and the spectrum normalised to it.
+"""X-ray absorption spectra: edge energy and height, the normalised spectrum, χ(k) and χ(R).
 
 Energies are in eV, strictly increasing; µ is the absorption times thickness, dimensionless, with
 any offset. The conventions are those of the field (see e.g. M. Newville, *Fundamentals of XAFS*,
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from beamline.analysis.exafs import WINDOWS, Window, remove_background, transform
 from beamline.core.errors import SpectrumError
 
 __all__ = ["NormalizedSpectrum", "XAFSProcessor"]
@@ -133,6 +134,16 @@ class XAFSProcessor:
             f"above its noise ({noise:.2g}); check the range, the columns and the sign of µ."
         )
 
+    def _edge(self, e: Array, m: Array, e0: float | None) -> float:
+        if e0 is None:
+            return self.find_edge(e, m)
+        if not (np.isfinite(e0) and e[0] < e0 < e[-1]):
+            raise SpectrumError(
+                f"e0 = {e0} eV lies outside the spectrum, which reaches from {e[0]:.1f} to "
+                f"{e[-1]:.1f} eV."
+            )
+        return float(e0)
+
     def normalize(
         self,
         energy: npt.ArrayLike,
@@ -164,13 +175,7 @@ class XAFSProcessor:
             positive.
         """
         e, m = _checked(energy, mu)
-        if e0 is None:
-            e0 = self.find_edge(e, m)
-        elif not (np.isfinite(e0) and e[0] < e0 < e[-1]):
-            raise SpectrumError(
-                f"e0 = {e0} eV lies outside the spectrum, which reaches from {e[0]:.1f} to "
-                f"{e[-1]:.1f} eV."
-            )
+        e0 = self._edge(e, m, e0)
         x = e - e0
         pre_range, in_pre = _cut(x, pre_edge, 2, "pre-edge")
         line = np.polynomial.Polynomial.fit(x[in_pre], m[in_pre], 1)
@@ -189,7 +194,7 @@ class XAFSProcessor:
         return NormalizedSpectrum(
             energy=e,
             mu=m,
-            e0=float(e0),
+            e0=e0,
             edge_step=edge_step,
             norm=(m - pre) / edge_step,
             pre=pre,
@@ -198,20 +203,126 @@ class XAFSProcessor:
             post_edge=post_range,
         )
 
+    def extract_chi(
+        self,
+        energy: npt.ArrayLike,
+        mu: npt.ArrayLike,
+        e0: float | None = None,
+        rbkg: float = 1.0,
+        *,
+        edge_step: float | None = None,
+        kweight: int = 2,
+    ) -> tuple[Array, Array]:
+        """Subtract a spline background by the AUTOBK criterion and normalise to the edge step.
 
-def _checked(energy: npt.ArrayLike, mu: npt.ArrayLike) -> tuple[Array, Array]:
+        Parameters
+        ----------
+        energy, mu
+            (n,) eV, strictly increasing, and absorption.
+        e0
+            Edge energy, eV, where k = 0; found by `find_edge` if not given.
+        rbkg
+            Distance in Å below which the background takes all signal; the first shell must lie
+            beyond it.
+        edge_step
+            By default from `normalize`, with a post-edge fit from 100 eV above the edge to the end.
+        kweight
+            Power of k in the criterion.
+
+        Returns
+        -------
+        k, chi
+            Wave numbers, Å⁻¹, 0, 0.05, … to the end of the spectrum, and χ(k), (m,).
+
+        Raises
+        ------
+        SpectrumError
+            If the arrays are not a spectrum with fine structure to evaluate.
+        """
+        e, m = _checked(energy, mu)
+        if not (np.isfinite(rbkg) and 0.0 < rbkg <= 5.0):
+            raise SpectrumError(f"rbkg must lie between 0 and 5 Å, found {rbkg}.")
+        e0 = self._edge(e, m, e0)
+        if edge_step is None:
+            end = float(e[-1] - e0)
+            edge_step = self.normalize(e, m, e0, post_edge=(min(100.0, end / 2.0), end)).edge_step
+        elif not (np.isfinite(edge_step) and edge_step > 0.0):
+            raise SpectrumError(f"edge_step must be greater than 0, found {edge_step}.")
+        return remove_background(e, m, e0, edge_step, rbkg, kweight)
+
+    def fourier_transform(
+        self,
+        k: npt.ArrayLike,
+        chi: npt.ArrayLike,
+        kmin: float = 2.0,
+        kmax: float = 12.0,
+        kweight: float = 2,
+        window: Window = "hanning",
+        dk: float = 1.0,
+    ) -> tuple[Array, Array]:
+        """Transform χ(k) to distances.
+
+        Distances are those of scattering paths without correction of the phase: the first shell
+        of copper, at 2.55 Å, appears at 2.24 Å.
+
+        Parameters
+        ----------
+        k, chi
+            (n,) Å⁻¹, not negative and strictly increasing, and χ(k).
+        kmin, kmax
+            Centres of the window's flanks, Å⁻¹.
+        kweight
+            Power of k by which χ is weighted.
+        window
+            "hanning", "parzen", "welch", "sine" or "kaiser".
+        dk
+            Width of the flanks, Å⁻¹ (the parameter β of a Kaiser window).
+
+        Returns
+        -------
+        r, chi_r
+            Distances, Å, every π/(N δk) = π/(2048 · 0.05 Å⁻¹) up to 10 Å, and |χ(R)| in
+            Å⁻⁽ᵏʷᵉⁱᵍʰᵗ⁺¹⁾.
+
+        Raises
+        ------
+        SpectrumError
+            If `k` and `chi` are no fine structure, or do not reach to `kmax`.
+        """
+        x, y = _checked(k, chi, ("k", "χ"))
+        if x[0] < 0.0:
+            raise SpectrumError(f"k begins at {x[0]:g} 1/Å, expected 0 or more.")
+        if not 0.0 <= kmin < kmax <= x[-1] + 1e-9:
+            raise SpectrumError(
+                f"the window from kmin = {kmin:g} to kmax = {kmax:g} 1/Å must lie between 0 and "
+                f"the end of χ(k) at {x[-1]:g} 1/Å."
+            )
+        if window not in WINDOWS:
+            raise SpectrumError(f"window must be one of {', '.join(WINDOWS)}, found {window!r}.")
+        if not (dk >= 0.0 and np.isfinite(kweight)):
+            raise SpectrumError(
+                f"dk must be 0 or more and kweight a number, found {dk} and {kweight}."
+            )
+        r, made = transform(x, y, kmin, kmax, kweight, window, dk)
+        return r, np.abs(made)
+
+
+def _checked(
+    energy: npt.ArrayLike, mu: npt.ArrayLike, names: tuple[str, str] = ("energy", "µ")
+) -> tuple[Array, Array]:
+    first, second = names
     try:
         e, m = np.asarray(energy, dtype=np.float64), np.asarray(mu, dtype=np.float64)
     except (TypeError, ValueError):
-        raise SpectrumError("energy and µ must be arrays of real numbers.") from None
+        raise SpectrumError(f"{first} and {second} must be arrays of real numbers.") from None
     if e.ndim != 1 or e.shape != m.shape:
         raise SpectrumError(
-            f"energy and µ must be one-dimensional and equally long, found shapes {e.shape} and "
-            f"{m.shape}."
+            f"{first} and {second} must be one-dimensional and equally long, found shapes "
+            f"{e.shape} and {m.shape}."
         )
     if len(e) < _MIN_POINTS:
         raise SpectrumError(f"a spectrum needs at least {_MIN_POINTS} points, found {len(e)}.")
-    for name, values in (("energy", e), ("µ", m)):
+    for name, values in ((first, e), (second, m)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise SpectrumError(f"{name} is {values[bad[0]]} at point {bad[0]}, expected a number.")
@@ -220,8 +331,8 @@ def _checked(energy: npt.ArrayLike, mu: npt.ArrayLike) -> tuple[Array, Array]:
         i = int(np.argmax(steps <= 0.0))
         what = "twice the same" if steps[i] == 0.0 else "unsorted"
         raise SpectrumError(
-            f"energies are {what} at points {i} and {i + 1} ({e[i]} and {e[i + 1]} eV): sort them "
-            "and merge duplicates first."
+            f"values of {first} are {what} at points {i} and {i + 1} ({e[i]} and {e[i + 1]}): "
+            "sort them and merge duplicates first."
         )
     return e, m
 

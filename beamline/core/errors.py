@@ -19,6 +19,7 @@ __all__ = [
     "MissingError",
     "MotionError",
     "MotorLimitError",
+    "PatternError",
     "ProcessError",
     "QueueError",
     "ShadowedPackageError",
@@ -70,6 +71,10 @@ class BeamLostError(BeamlineError, RuntimeError):
 
 class FileFormatError(BeamlineError, ValueError):
     """A file could be opened but does not hold what its format promises."""
+
+
+class PatternError(BeamlineError, ValueError):
+    """A diffraction pattern, or what was asked of it, can't be evaluated."""
 
 
 class ProcessError(BeamlineError, RuntimeError):
