@@ -181,6 +181,7 @@ class CXIFile:
         self._scan = dict(zip(scan_units or {}, safe_names(scan_units or {}), strict=True))
         self._block_size, self._block_bytes, self._block_time = block_size, block_bytes, block_time
         self._rows: list[_Row] = []
+        self._columns: dict[str, Any] = {}
         self._slab = np.zeros(detector.shape, self.dtype)
         self._written = 0
         self._oldest = 0.0
@@ -341,7 +342,9 @@ class CXIFile:
         start, stop = self._written, self._written + len(rows)
 
         def put(name: str, values: Sequence[Any] | npt.NDArray[Any]) -> None:
-            dataset = self._file[name]
+            if name not in self._columns:
+                self._columns[name] = self._file[name]
+            dataset = self._columns[name]
             dataset.resize(stop, axis=0)
             dataset[start:stop] = values
 

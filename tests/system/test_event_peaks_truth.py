@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import shutil
+import subprocess
+
 import h5py
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ from beamline.core.units import HC
 from beamline.crystallography.cxi import CXIEvent, CXIFile
 from beamline.crystallography.cxi_check import check_cxi
 from beamline.crystallography.event_peaks import find_event_peaks
-from beamline.crystallography.geometry import read_geometry, write_geometry
+from beamline.crystallography.geometry import read_geometry, write_geometry, write_list
 from beamline.crystallography.segmentation import LocalThreshold
 from ioc.stills import SimulatedStills
 
@@ -112,3 +117,60 @@ def test_peaks_and_geometry_give_the_simulated_crystal(written):
     shift = np.concatenate(offsets) * detector.distance_m / detector.pixel_m[0]
     assert np.mean(np.concatenate(indices) < 0.15) > 0.98
     assert np.abs(np.median(shift, axis=0)).max() < 0.05
+
+
+CELL = """CrystFEL unit cell file version 1.0
+
+lattice_type = tetragonal
+unique_axis = c
+centering = P
+
+a = {a} A
+b = {b} A
+c = {c} A
+al = {alpha} deg
+be = {beta} deg
+ga = {gamma} deg
+"""
+
+
+def turn(axes, rotation):
+    """Rotation vector from the true axes to those found, by the nearest of the equivalent ones."""
+    found = (axes / np.linalg.norm(axes, axis=1)[:, None]).T
+    turns = []
+    for order in ([0, 1, 2], [1, 0, 2]):
+        for signs in itertools.product((1, -1), repeat=3):
+            step = (found[:, order] * signs) @ rotation.T
+            if np.linalg.det(step) > 0:
+                turns.append(step)
+    best = max(turns, key=np.trace)
+    return np.array([best[2, 1] - best[1, 2], best[0, 2] - best[2, 0], best[1, 0] - best[0, 1]]) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("indexamajig") is None, reason="CrystFEL is not installed")
+def test_crystfel_finds_the_simulated_crystals(written, tmp_path):
+    path, geometry, stills, truth = written
+    write_list(tmp_path / "a.lst", [path])
+    (tmp_path / "a.cell").write_text(CELL.format(**truth["crystal"]))
+    command = ["indexamajig", "-i", "a.lst", "-g", str(geometry), "-o", "a.stream", "-p", "a.cell"]
+    command += ["--peaks=cxi", "--indexing=asdf", "--no-check-peaks", "-j", "2"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=110, capture_output=True)
+    cells, turns = [], []
+    chunks = (tmp_path / "a.stream").read_text().split("----- Begin chunk -----")[1:]
+    assert len(chunks) == len(stills)
+    for chunk in chunks:
+        event = int(re.search(r"Event: //(\d+)", chunk).group(1))
+        lengths = re.search(r"Cell parameters ([\d.]+) ([\d.]+) ([\d.]+) nm", chunk)
+        if lengths is None:
+            continue
+        cells.append([10 * float(value) for value in lengths.groups()])
+        axes = [re.search(rf"{axis}star = (.+) nm\^-1", chunk).group(1) for axis in "abc"]
+        turns.append(turn(np.array([axis.split() for axis in axes], float), stills[event].rotation))
+    assert len(cells) >= 0.99 * len(stills)
+    assert np.median(cells, axis=0) == pytest.approx(
+        [truth["crystal"][key] for key in "abc"], rel=2e-4
+    )
+    error = np.std(turns, axis=0) / np.sqrt(len(turns))
+    assert np.all(np.abs(np.mean(turns, axis=0)) < 4 * error)
+    assert np.abs(np.mean(turns, axis=0)).max() < np.radians(0.02)
