@@ -63,6 +63,11 @@ class ChunkTable:
         self._dtype = np.dtype(dtype)
         self._shape = shape
 
+    @property
+    def stored(self) -> int:
+        """Number of rows that are in the file's index."""
+        return int(self._dataset.id.get_num_chunks())
+
     def resize(self, rows: int) -> None:
         """Make room."""
         self._dataset.resize(rows, axis=0)

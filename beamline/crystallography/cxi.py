@@ -6,6 +6,7 @@ Rows go out in blocks, each followed by a flush, so that a killed writer leaves 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from beamline.core.errors import BeamlineError, ConfigurationError
+from beamline.core.errors import BeamlineError, ConfigurationError, StorageError
 from beamline.crystallography.cxi_layout import (
     COMPRESSIONS,
     DATA,
@@ -50,7 +51,7 @@ __all__ = [
 #: Appended to the name of a file that is not complete.
 IN_PROGRESS = ".inprogress"
 
-#: Free disk space that a block leaves, bytes.
+#: Free disk space that a block leaves, and has for what HDF5 needs beside the rows, bytes.
 _RESERVE = 4_000_000
 #: What ``seconds << 32 | nanoseconds`` can't hold begins here, ns.
 _END_OF_TIME = 2**32 * 1_000_000_000
@@ -182,9 +183,12 @@ class CXIFile:
         self._block_size, self._block_bytes, self._block_time = block_size, block_bytes, block_time
         self._rows: list[_Row] = []
         self._columns: dict[str, Any] = {}
+        # Peaks and columns of an event, uncompressed and with what HDF5 adds, generously.
+        self._row_bytes = 64 * max_num_peak + 64 * len(self._scan) + 8192
         self._slab = np.zeros(detector.shape, self.dtype)
         self._written = 0
         self._oldest = 0.0
+        self._failed = False
         if self.dtype.kind not in "iu" and self.dtype != np.float32:
             raise ConfigurationError(
                 f"frames in {path} must be of an integer type or float32, found {self.dtype}."
@@ -331,15 +335,9 @@ class CXIFile:
         rows = self._rows
         if not rows:
             return
-        # HDF5 does not survive a write that fails: the process may crash when it ends.
-        needed = self._bytes() + _RESERVE
-        free = shutil.disk_usage(self._growing.parent).free
-        if free < needed:
-            raise DiskFullError(
-                f"{self._growing} needs {needed / 1e6:.0f} MB to grow, found {free / 1e6:.0f} MB "
-                f"free: {len(rows)} events wait in memory; make room."
-            )
+        self._reserve(self._bytes() + len(rows) * self._row_bytes)
         start, stop = self._written, self._written + len(rows)
+        again, self._failed = self._failed, True
 
         def put(name: str, values: Sequence[Any] | npt.NDArray[Any]) -> None:
             if name not in self._columns:
@@ -378,8 +376,45 @@ class CXIFile:
         for name, safe in self._scan.items():
             put(f"{SCAN}/{safe}", [event.scan.get(name, np.nan) for event in events])
         self._file.flush()
+        os.truncate(self._growing, self._file.id.get_filesize())
+        always = (t for name, t in self._tables.items() if name not in (SEGMENTATION, *LOGITS))
+        if again and any(table.stored != stop for table in always):
+            raise StorageError(
+                f"{self._growing} is damaged: after a write that failed HDF5 has lost rows of the "
+                f"{stop} there should be; make it again from the source."
+            )
         self._written = stop
         self._rows = []
+        self._failed = False
+
+    def _reserve(self, needed: int) -> None:
+        """Have the disk set room aside for what is written next.
+
+        HDF5 does not survive a write that fails: it loses rows without a word.
+        """
+        free = shutil.disk_usage(self._growing.parent).free
+        waiting = f"{len(self._rows)} events wait in memory; make room"
+        if free < needed + _RESERVE:
+            raise DiskFullError(
+                f"{self._growing} needs {(needed + _RESERVE) / 1e6:.0f} MB to grow, found "
+                f"{free / 1e6:.0f} MB free: {waiting}."
+            )
+        handle = os.open(self._growing, os.O_WRONLY)
+        try:
+            size = os.fstat(handle).st_size
+            os.posix_fallocate(handle, self._file.id.get_filesize(), needed + _RESERVE)
+        except OSError as error:
+            os.ftruncate(handle, size)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise DiskFullError(
+                    f"{self._growing} needs {(needed + _RESERVE) / 1e6:.0f} MB to grow, and does "
+                    f"not get them ({error.strerror}): {waiting}."
+                ) from None
+            # Some file systems can't set room aside.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        finally:
+            os.close(handle)
 
     def _write_row(self, number: int, row: _Row) -> None:
         """Write what has a chunk of its own."""
@@ -439,6 +474,7 @@ class CXIFile:
             The finished file.
         """
         self.flush()
+        self._reserve(0)
         entry, process = self._file["/entry_1"], self._file[PROCESS]
         put_text(entry, "end_time", end_time)
         put_text(entry, "exit_status", exit_status)
@@ -449,6 +485,8 @@ class CXIFile:
         process.create_dataset(
             "lost_reason", data=[why for _, why in lost], dtype=h5py.string_dtype()
         )
+        self._file.flush()
+        os.truncate(self._growing, self._file.id.get_filesize())
         self._file.close()
         _sync(self._growing)
         self._growing.rename(self.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import resource
 import signal
 
 import h5py
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 
 from beamline.core.errors import ConfigurationError
-from beamline.crystallography.cxi import CXIEvent, CXIFile, EventRefusedError, FileTakenError
+from beamline.crystallography.cxi import (
+    CXIEvent,
+    CXIFile,
+    DiskFullError,
+    EventRefusedError,
+    FileTakenError,
+)
 from beamline.crystallography.cxi_check import check_cxi
 from beamline.crystallography.event_peaks import EventPeaks
 from beamline.crystallography.geometry import Detector, Panel
@@ -398,6 +405,60 @@ def test_a_block_that_could_not_be_written_goes_out_later(tmp_path, monkeypatch)
     assert check_cxi(path) == []
     with h5py.File(path) as done:
         assert done["/entry_1/event_id"][()].tolist() == [1, 2, 3]
+
+
+def _write_while_the_disk_is_full(path, compression, room, result):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    file = CXIFile(
+        path,
+        detector=DETECTOR,
+        dtype=np.uint16,
+        max_num_peak=8,
+        block_size=4,
+        compression=compression,
+        scan_units={"sample_x": "um", "stage-x": ""},
+    )
+    messages = []
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for number in range(1, 31):
+        if number == 10:
+            limit = file.growing.stat().st_size + room
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        if number == 20:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        file.append(event(number))
+        try:
+            file.flush_if_due()
+        except DiskFullError as error:
+            messages.append(str(error))
+    file.close(end_time="", exit_status="success")
+    result.put(messages)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "bitshuffle"])
+@pytest.mark.parametrize("room", [0, 5000])
+def test_writes_that_the_disk_refuses_lose_nothing(tmp_path, compression, room):
+    # HDF5 itself loses rows after a write that failed: it must not come to that.
+    context = multiprocessing.get_context("fork")
+    result = context.Queue()
+    path = tmp_path / "a.cxi"
+    process = context.Process(
+        target=_write_while_the_disk_is_full, args=(path, compression, room, result)
+    )
+    process.start()
+    messages = result.get(timeout=60)
+    process.join(20)
+    assert process.exitcode == 0
+    assert len(messages) == 8  # events 12 to 19
+    assert all("MB to grow, and does not get them (File too large)" in text for text in messages)
+    assert "11 events wait in memory" in messages[-1]
+    assert check_cxi(path) == []
+    with h5py.File(path) as done:
+        assert done["/entry_1/event_id"][()].tolist() == list(range(1, 31))
+        for row, image in enumerate(done["/entry_1/data_1/data"], 1):
+            assert np.array_equal(image, event(row).image)
+    # What was set aside is given back.
+    assert path.stat().st_size < 1_000_000
 
 
 # The check must be able to fail: every damage is named.
