@@ -65,7 +65,7 @@ def speckle(tmp_path_factory) -> Iterator[Stack]:
     """A beamline with a small detector that sees spheres diffuse."""
     stack = start_speckle_stack(
         tmp_path_factory.mktemp("speckle"),
-        time_scale=5,
+        time_scale=20,
         detector_nx=128, detector_ny=128, beam_centre_x_px=60.4, beam_centre_y_px=66.7,
         beam_stop_px=6, detector_distance_m=0.05, diffusion_A2_per_s=400, flux_counts_per_s=1e5,
     )  # fmt: skip
