@@ -57,7 +57,7 @@ class XPCSAnalysis:
         self._multitau = MultiTau(
             partition.dynamic_roi_map, partition.static_roi_map, frame_time, levels=levels
         )
-        self._static = partition.static_roi_map.ravel().astype(np.int64)
+        self._static = partition.static_roi_map.ravel().astype(np.int32)
         self._pixels = partition.static.num_list.astype(np.float64)
         self._sum = np.zeros(partition.shape[0] * partition.shape[1])
         self._trace = IntensityTrace()
@@ -76,33 +76,27 @@ class XPCSAnalysis:
                 f"frames have the shape {frames.shape[1:]}, the partition {self.partition.shape}: "
                 "take the partition of this detector."
             )
-        if frames.dtype.kind == "f" and not np.isfinite(frames).all():
-            raise CorrelationError(
-                f"{int(np.count_nonzero(~np.isfinite(frames)))} pixels of {len(frames)} frames are "
-                "NaN or infinite: mask them and give whole counts."
-            )
         self._multitau.add(frames)
-        self._sum += frames.sum(axis=0, dtype=np.float64).ravel()
-        flat = frames.reshape(len(frames), -1)
-        self._gather(np.stack([self._per_bin(frame) for frame in flat]))
+        from beamline.xpcs._average_kernels import sum_frames
+
+        flat = np.ascontiguousarray(frames).reshape(len(frames), -1)
+        # One type, so that there is one compiled function.
+        flat = flat if flat.dtype == np.uint16 else flat.astype(np.float64)
+        counts = np.zeros((len(frames), len(self._pixels) + 1))
+        sum_frames(flat, self._static, self._sum, counts)
+        self._gather(counts[:, 1:])
 
     def add_events(
         self, pixels: npt.NDArray[np.uint32], first: npt.NDArray[np.unsignedinteger[Any]]
     ) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
-        if len(pixels) and int(pixels.max()) >= self._static.size:
-            raise CorrelationError(
-                f"a photon is in pixel {int(pixels.max())}, the partition {self.partition.shape} "
-                f"has {self._static.size} pixels: take the partition of this detector."
-            )
         self._multitau.add_events(pixels, first)
-        self._sum += np.bincount(pixels, minlength=self._static.size)
+        from beamline.xpcs._average_kernels import sum_events
+
         ends = np.append(first, len(pixels)).astype(np.int64)
-        sizes = ends[1:] - ends[:-1]
-        number = len(self._pixels) + 1
-        where = np.repeat(np.arange(len(first)), sizes) * number + self._static[pixels]
-        counts = np.bincount(where, minlength=len(first) * number)
-        self._gather(counts.reshape(len(first), number)[:, 1:].astype(np.float64))
+        counts = np.zeros((len(first), len(self._pixels) + 1))
+        sum_events(np.ascontiguousarray(pixels), ends, self._static, self._sum, counts)
+        self._gather(counts[:, 1:])
 
     def take(
         self,
@@ -194,10 +188,6 @@ class XPCSAnalysis:
             },
             fits=fits or {},
         )
-
-    def _per_bin(self, frame: npt.NDArray[Any]) -> Array:
-        counts = np.bincount(self._static, frame, len(self._pixels) + 1)[1:]
-        return counts.astype(np.float64)
 
     def _gather(self, counts: Array) -> None:
         """Take the counts in each static bin, (n, n_static), of frames just correlated."""
