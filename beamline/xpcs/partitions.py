@@ -9,7 +9,7 @@ q (the layout of the APS).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,12 +54,13 @@ class Binning:
     v_list_dim0: Numbers
     v_list_dim1: Numbers
     index_mapping: Indices
+    check_labels: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, check_labels: bool) -> None:
         number = len(self.index_mapping)
         labels = Field(self, "roi_map").labels(self.roi_map)
         object.__setattr__(self, "roi_map", labels)
-        if labels.max() != number:
+        if check_labels and labels.max() != number:
             raise PartitionError(
                 f"A map of bins has labels up to {labels.max()}, but the list of bins has {number}."
             )
@@ -68,6 +69,18 @@ class Binning:
                 f"A list of bins has indices from {self.index_mapping.min()} to"
                 f" {self.index_mapping.max()}; there are {self.size} bins."
             )
+
+    def where(self, valid: npt.NDArray[np.bool_]) -> Binning:
+        """Return the bins without the pixels that are not valid, labelled anew without gaps."""
+        labels = np.where(valid, self.roi_map, 0)
+        occupied = np.bincount(labels.ravel(), minlength=self.n_labels + 1) > 0
+        occupied[0] = False
+        return Binning(
+            np.cumsum(occupied)[labels].astype(np.int32),
+            self.v_list_dim0,
+            self.v_list_dim1,
+            self.index_mapping[occupied[1:]],
+        )
 
     @property
     def num_pts(self) -> tuple[int, int]:
@@ -213,6 +226,39 @@ class QPartition:
             minlength=bins.n_labels + 1,
         )
         return total[1:] / bins.num_list
+
+    def masked(self, mask: npt.NDArray[Any]) -> QPartition:
+        """Return the same bins without the pixels that `mask` (H, W; 1 = valid) leaves out.
+
+        Raises
+        ------
+        PartitionError, SchemaValidationError
+            If no pixel is left, or the mask is of another shape.
+        """
+        valid = (Field(self, "mask").mask(mask, self.shape) > 0) & (self.dynamic.roi_map > 0)
+        return replace(
+            self,
+            dynamic=self.dynamic.where(valid),
+            static=self.static.where(valid),
+            mask=valid.astype(np.int32),
+        )
+
+    @classmethod
+    def from_schema(cls, schema: PartitionSchema) -> QPartition:
+        """Make one of a list of bins (q in 1/nm), each dynamic bin being one static bin, too."""
+        every = Binning(
+            schema.partition_map,
+            np.array(list(schema.val_list)),
+            np.zeros(1),
+            np.arange(schema.num_pts),
+            check_labels=False,
+        )
+        valid = schema.partition_map > 0
+        if schema.mask is not None:
+            valid &= schema.mask > 0
+        bins = every.where(valid)
+        method: Method = "log" if schema.method == "log" else "linear"
+        return cls(bins, bins, valid.astype(np.int32), schema.metadata, method=method)
 
     def schema(self, kind: Kind = "dynamic") -> PartitionSchema:
         """Return the bins of one kind as a schema."""
