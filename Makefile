@@ -30,12 +30,14 @@ slow: $(VENV)/.installed-test ## Run the tests that take minutes (kills, restart
 	$(BIN)/pytest $(PARALLEL) -m slow
 	$(BIN)/pytest $(PARALLEL) -m "not slow" --hypothesis-profile=thorough tests/unit
 
-viewers: $(VENV)/.installed-test $(VIEWERS)/.installed ## Open XPCS results in xpcs-viewer and pySimpleMask (installs them)
+viewers: $(VENV)/.installed-test $(VIEWERS)/.installed ## Open XPCS files in xpcs-viewer and pySimpleMask, test Qt and JAX (installs them)
 	BEAMLINE_VIEWERS=$(VIEWERS)/bin/python $(BIN)/pytest tests/system/test_xpcs_files.py
+	QT_QPA_PLATFORM=offscreen REQUIRE_VIEWERS=1 $(VIEWERS)/bin/pytest tests/viewers tests/unit/test_gui.py tests/unit/test_xpcs_adapters.py
 
-$(VIEWERS)/.installed:
-	$(PYTHON312) -m venv $(VIEWERS)
-	$(VIEWERS)/bin/pip install --quiet xpcs-viewer==1.2.2 pySimpleMask==0.4.5
+# The extras of this project, and what they are held against. A skip is a failure here.
+$(VIEWERS)/.installed: $(INPUTS)
+	PYTHON=$(PYTHON312) tools/install.sh $(VIEWERS) test,gui,jax
+	$(PYTHON312) -m pip --python $(VIEWERS)/bin/python install --quiet xpcs-viewer==1.2.2 pySimpleMask==0.4.5
 	@touch $@
 
 lint: $(VENV)/.installed-test ## Run the linters

@@ -1,5 +1,8 @@
 """What holds for all tests."""
 
+import os
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -9,3 +12,22 @@ settings.register_profile(
 )  # fmt: skip
 settings.register_profile("thorough", settings.get_profile("beamline"), max_examples=400)
 settings.load_profile("beamline")
+
+
+def _forbid_skip(report):
+    """Fail what is skipped where the extras must be there (``make viewers``)."""
+    if report.skipped and os.environ.get("REQUIRE_VIEWERS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which REQUIRE_VIEWERS forbids: {report.longrepr}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    _forbid_skip(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    outcome = yield
+    _forbid_skip(outcome.get_result())
