@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beamline.xpcs.adapters import host_array
 from beamline.xpcs.correlation import Correlation, lag_grid
 from beamline.xpcs.geometry import q_values
 from beamline.xpcs.partitions import QPartition
@@ -101,7 +102,7 @@ def relaxation(
         s.
     """
     n = 2.0**levels
-    x = np.maximum(np.asarray(gamma, dtype=np.float64) * frame_time, 1e-300)
+    x = np.maximum(host_array(gamma, np.float64) * frame_time, 1e-300)
     # (sinh nx / sinh x)² e^(−2 lag x), in powers that can't overflow: a lag is 4n at least.
     blur = (np.expm1(-2.0 * n * x) / (n * np.expm1(-2.0 * x))) ** 2
     blurred: Array = np.exp(-2.0 * x * (lags - n + 1.0)) * blur

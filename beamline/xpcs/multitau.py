@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs.adapters import host_array
 from beamline.xpcs.bins import Bins
 from beamline.xpcs.correlation import (
     CellSums,
@@ -147,7 +148,7 @@ class MultiTau:
             If the shape is wrong, or a pixel that is not masked holds no count (negative, NaN, a
             fraction). None of these frames is taken then.
         """
-        frames = self.bins.check_frames(np.asarray(frames))
+        frames = self.bins.check_frames(host_array(frames))
         counts = self._counts(frames.reshape(len(frames), -1))
         for begin in range(0, len(counts), _SPARSE_BLOCK):
             self._add_dense_or_sparse(counts[begin : begin + _SPARSE_BLOCK])
@@ -170,7 +171,7 @@ class MultiTau:
         CorrelationError
             If these are not increasing offsets, or a pixel is outside the frame.
         """
-        pixels, bounds = np.asarray(pixels), np.append(first, len(pixels)).astype(np.int64)
+        pixels, bounds = host_array(pixels), np.append(first, len(pixels)).astype(np.int64)
         size = self.bins.shape[0] * self.bins.shape[1]
         if bounds[0] != 0 or np.any(np.diff(bounds) < 0):
             if len(bounds) == 1:
