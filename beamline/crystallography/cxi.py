@@ -6,12 +6,9 @@ Rows go out in blocks, each followed by a flush, so that a killed writer leaves 
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import BeamlineError, ConfigurationError, StorageError
+from beamline.crystallography._cxi_disk import DiskFullError, reserve, sync
+from beamline.crystallography._cxi_event import CXIEvent, EventRefusedError, Row, prepare
 from beamline.crystallography.cxi_layout import (
     COMPRESSIONS,
     DATA,
@@ -35,9 +34,7 @@ from beamline.crystallography.cxi_layout import (
     put_text,
     safe_names,
 )
-from beamline.crystallography.event_peaks import EventPeaks
 from beamline.crystallography.geometry import Detector
-from beamline.crystallography.peaks import Peaks
 
 __all__ = [
     "IN_PROGRESS",
@@ -51,76 +48,12 @@ __all__ = [
 #: Appended to the name of a file that is not complete.
 IN_PROGRESS = ".inprogress"
 
-#: Free disk space that a block leaves, and has for what HDF5 needs beside the rows, bytes.
-_RESERVE = 4_000_000
-#: What ``seconds << 32 | nanoseconds`` can't hold begins here, ns.
-_END_OF_TIME = 2**32 * 1_000_000_000
 #: Elementary charge, C (exact, SI 2019): joules per electronvolt.
 _JOULE_PER_EV = 1.602176634e-19
 
 
-class DiskFullError(BeamlineError, OSError):
-    """There is no room for the next events; they are kept and go out when there is."""
-
-
-class EventRefusedError(BeamlineError, ValueError):
-    """An event can't be stored: indexing programs would make nonsense of it."""
-
-
 class FileTakenError(BeamlineError, FileExistsError):
     """The file that would be written exists, complete or in progress."""
-
-
-@dataclass(frozen=True)
-class CXIEvent:
-    """One frame and what is known about it.
-
-    Attributes
-    ----------
-    image
-        A slab (ss, fs) or a stack of panels (panels, ss, fs), in the detector's own type.
-    peaks
-        Strongest first; `Peaks` are in the slab, `EventPeaks` on the panels of the stack.
-    photon_energy_eV
-        Photon energy, eV.
-    time_ns
-        Unix time, ns; before the year 2106.
-    run_uid, batch_id, event_id
-        Together they name the event: run, stream (or batch of a queue), number in it.
-    frame_index
-        Row in the file that the frame was read from; -1 if it came with the document.
-    distance_m
-        Sample to detector, m.
-    translation_m
-        Sample position (x, y, z), m; NaN where unknown.
-    scan
-        Further numbers of this event by name.
-    logits
-        What the segmentation said, float32 (panels, 2, ss, fs) without padding, for files with
-        `maps`.
-    """
-
-    image: npt.NDArray[Any]
-    peaks: Peaks
-    photon_energy_eV: float  # noqa: N815  (the unit belongs to the name)
-    time_ns: int
-    run_uid: str
-    batch_id: str
-    event_id: int
-    distance_m: float
-    frame_index: int = -1
-    translation_m: tuple[float, float, float] = (np.nan, np.nan, np.nan)
-    scan: Mapping[str, float] = field(default_factory=dict)
-    logits: npt.NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An event that was taken, its peaks in the slab and the panel of each."""
-
-    event: CXIEvent
-    peaks: Peaks
-    segments: npt.NDArray[np.int32]
 
 
 class CXIFile:
@@ -181,7 +114,7 @@ class CXIFile:
         self.max_num_peak = max_num_peak
         self._scan = dict(zip(scan_units or {}, safe_names(scan_units or {}), strict=True))
         self._block_size, self._block_bytes, self._block_time = block_size, block_bytes, block_time
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._columns: dict[str, Any] = {}
         # Peaks and columns of an event, uncompressed and with what HDF5 adds, generously.
         self._row_bytes = 64 * max_num_peak + 64 * len(self._scan) + 8192
@@ -255,49 +188,11 @@ class CXIFile:
 
     def check(self, event: CXIEvent) -> None:
         """Raise `EventRefusedError` if an event can't be stored in this file."""
-        self._row(event)
+        self._take(event)
 
-    def _row(self, event: CXIEvent) -> _Row:
-        """Check an event, and bring its peaks to the slab."""
-        image, kept = event.image, event.peaks.strongest(self.max_num_peak)
-        try:
-            shapes = (self.detector.slab_shape, self.detector.stack_shape)
-            if image.dtype != self.dtype or image.shape not in shapes:
-                raise ValueError(
-                    f"its frame is {image.dtype} {image.shape}, expected {self.dtype} {shapes[0]} "
-                    f"or {shapes[1]}"
-                )
-            if event.logits is not None and SEGMENTATION in self._tables:
-                panels, height, width = self.detector.stack_shape
-                if event.logits.shape != (panels, 2, height, width):
-                    raise ValueError(
-                        f"its logits have the shape {event.logits.shape}, expected "
-                        f"{(panels, 2, height, width)}"
-                    )
-            for name, value in (
-                ("photon energy", event.photon_energy_eV),
-                ("detector distance", event.distance_m),
-            ):
-                if not 0.0 < value < np.inf:
-                    unit = "eV" if name == "photon energy" else "m"
-                    raise ValueError(f"its {name} must be positive, found {value} {unit}")
-            if not 0 <= event.time_ns < _END_OF_TIME:
-                raise ValueError(f"its time must be from 1970 to 2106, found {event.time_ns} ns")
-            for name in ("fs", "ss", "total"):
-                if not np.isfinite(getattr(kept, name)).all():
-                    raise ValueError(f"{name} of a peak is not finite")
-            if isinstance(kept, EventPeaks):
-                ss, fs = self.detector.to_slab_position(kept.panel, kept.ss, kept.fs)
-                segments = kept.panel
-                kept = replace(kept, ss=ss.astype(np.float32), fs=fs.astype(np.float32))
-            else:
-                segments = self.detector.to_panel_position(kept.ss, kept.fs)[0]
-        except ValueError as error:
-            raise EventRefusedError(
-                f"event {event.event_id} of {event.batch_id} in run {event.run_uid[:8]} is "
-                f"refused: {str(error).rstrip('.')}."
-            ) from None
-        return _Row(event, kept, segments)
+    def _take(self, event: CXIEvent) -> Row:
+        maps = SEGMENTATION in self._tables
+        return prepare(event, self.detector, self.dtype, self.max_num_peak, maps=maps)
 
     def append(self, event: CXIEvent) -> None:
         """Take an event; of more than `max_num_peak` peaks the strongest are stored.
@@ -310,7 +205,7 @@ class CXIFile:
         EventRefusedError
             As `check` says.
         """
-        row = self._row(event)
+        row = self._take(event)
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(row)
@@ -388,35 +283,10 @@ class CXIFile:
         self._failed = False
 
     def _reserve(self, needed: int) -> None:
-        """Have the disk set room aside for what is written next.
+        end = self._file.id.get_filesize()
+        reserve(self._growing, end, needed, f"{len(self._rows)} events wait in memory; make room")
 
-        HDF5 does not survive a write that fails: it loses rows without a word.
-        """
-        free = shutil.disk_usage(self._growing.parent).free
-        waiting = f"{len(self._rows)} events wait in memory; make room"
-        if free < needed + _RESERVE:
-            raise DiskFullError(
-                f"{self._growing} needs {(needed + _RESERVE) / 1e6:.0f} MB to grow, found "
-                f"{free / 1e6:.0f} MB free: {waiting}."
-            )
-        handle = os.open(self._growing, os.O_WRONLY)
-        try:
-            size = os.fstat(handle).st_size
-            os.posix_fallocate(handle, self._file.id.get_filesize(), needed + _RESERVE)
-        except OSError as error:
-            os.ftruncate(handle, size)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DiskFullError(
-                    f"{self._growing} needs {(needed + _RESERVE) / 1e6:.0f} MB to grow, and does "
-                    f"not get them ({error.strerror}): {waiting}."
-                ) from None
-            # Some file systems can't set room aside.
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-        finally:
-            os.close(handle)
-
-    def _write_row(self, number: int, row: _Row) -> None:
+    def _write_row(self, number: int, row: Row) -> None:
         """Write what has a chunk of its own."""
         image, logits, detector = row.event.image, row.event.logits, self.detector
         if image.shape != detector.shape:
@@ -488,16 +358,7 @@ class CXIFile:
         self._file.flush()
         os.truncate(self._growing, self._file.id.get_filesize())
         self._file.close()
-        _sync(self._growing)
+        sync(self._growing)
         self._growing.rename(self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
         return self.path
-
-
-def _sync(path: Path) -> None:
-    """Make sure that a file, or a directory's entries, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

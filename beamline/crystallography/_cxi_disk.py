@@ -1,0 +1,74 @@
+"""Room on disk: set aside before it is used, and files that are there for good."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from beamline.core.errors import BeamlineError
+
+__all__ = ["DiskFullError", "reserve", "sync"]
+
+#: Free disk space that a block leaves, and has for what HDF5 needs beside the rows, bytes.
+_RESERVE = 4_000_000
+
+
+class DiskFullError(BeamlineError, OSError):
+    """There is no room for the next events; they are kept and go out when there is."""
+
+
+def reserve(path: Path, end: int, needed: int, waiting: str) -> None:
+    """Have the disk set room aside for what is written to a file next.
+
+    HDF5 does not survive a write that fails: it loses rows without a word.
+
+    Parameters
+    ----------
+    path
+        The file.
+    end
+        Where it grows, bytes.
+    needed
+        Bytes; a reserve is added.
+    waiting
+        What waits for the room, for the message.
+
+    Raises
+    ------
+    DiskFullError
+        If there is none.
+    """
+    needed += _RESERVE
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise DiskFullError(
+            f"{path} needs {needed / 1e6:.0f} MB to grow, found {free / 1e6:.0f} MB free: "
+            f"{waiting}."
+        )
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        size = os.fstat(handle).st_size
+        os.posix_fallocate(handle, end, needed)
+    except OSError as error:
+        os.ftruncate(handle, size)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"{path} needs {needed / 1e6:.0f} MB to grow, and does not get them "
+                f"({error.strerror}): {waiting}."
+            ) from None
+        # Some file systems can't set room aside.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file, or a directory's entries, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
