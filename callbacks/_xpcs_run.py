@@ -113,7 +113,7 @@ class XPCSRun:
         self._g2: G2Run | None = None
         self._plot: PlotThread | None = None
         self._newest = math.nan
-        self._emitted = self._drawn = 0.0
+        self._emitted = self._drawn = self._cost = 0.0
         self._last: tuple[tuple[int, int], Correlation] | None = None
         self._over = False
 
@@ -298,11 +298,13 @@ class XPCSRun:
             analysis is None
             or analysis.n_frames < 2
             or (self._last is not None and self._last[0] == _progress_of(analysis))
-            or now - self._emitted < self._settings.interval
+            or now - self._emitted < max(self._settings.interval, self._cost)
         ):
             return
         found = self._emit(analysis)
         self._emitted = time.monotonic()
+        # Frames come first: at most half of the time is spent on looking at g2.
+        self._cost = self._emitted - now
         if self._settings.plot_interval and now - self._drawn >= self._settings.plot_interval:
             self._drawn = now
             if self._plot is None:

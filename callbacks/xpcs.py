@@ -65,7 +65,8 @@ class XPCSWriter:
     levels
         Of the multi-tau correlator: the longest lag is 2^(levels + 2) frames.
     interval
-        Seconds between two documents of g2.
+        Seconds between two documents of g2, at least; of large detectors it takes as long to make
+        one as until the next.
     plot_interval
         Seconds between two pictures; 0 for none.
     frame_time

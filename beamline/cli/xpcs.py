@@ -51,7 +51,11 @@ _FILES = (".h5", ".hdf5", ".hdf", ".nxs", ".npy")
     "--beam", nargs=2, type=float, metavar="X Y",
     help="Of FILE: beam centre, column and row from 0, px.",
 )  # fmt: skip
-@click.option("--energy", type=float, help="Of FILE: photon energy, eV.")
+@click.option("--energy", type=float, help="Of FILE: photon energy, keV.")
+@click.option(
+    "--geometry", "geometry_path", type=click.Path(path_type=Path),
+    help="Of FILE: take the geometry from this one; the options above replace parts of it.",
+)  # fmt: skip
 @click.option("--no-picture", is_flag=True, help="Draw no PNG.")
 @options.config
 @options.data_dir
@@ -175,28 +179,36 @@ def _of_file(path: Path, given: Mapping[str, Any]) -> None:
 def _geometry(
     path: Path, shape: tuple[int, int], facts: Mapping[str, float], given: Mapping[str, Any]
 ) -> GeometryMetadata:
+    import dataclasses
+
     from beamline.core.errors import ConfigurationError
     from beamline.core.units import HC
     from beamline.xpcs.schemas import GeometryMetadata
 
-    energy = given["energy"] or facts.get("energy")
-    missing = [
-        f"--{name}"
-        for name, value in (
-            *((n, given[n]) for n in ("distance", "pixel", "beam")),
-            ("energy", energy),
-        )
-        if value is None and name in ("distance", "pixel", "beam", "energy")
-    ]
+    keV = given["energy"]  # noqa: N806  (the unit's name)
+    wanted = {
+        "--distance": ("det_dist", given["distance"]),
+        "--pixel": ("pix_dim", given["pixel"]),
+        "--beam": ("bcx", given["beam"] and given["beam"][0]),
+        "--energy": ("lambda_", HC / (1e3 * keV) if keV else None),
+    }
+    known = {field: value for field, value in wanted.values() if value is not None}
+    if given["beam"]:
+        known["bcy"] = given["beam"][1]
+    if given["geometry_path"] is not None:
+        from beamline.xpcs.hdf5_facade import HDF5Facade
+
+        base = HDF5Facade().read_geometry_metadata(given["geometry_path"])
+        return dataclasses.replace(base, **known)
+    if "lambda_" not in known and "energy" in facts:
+        known["lambda_"] = HC / facts["energy"]
+    missing = [option for option, (field, _) in wanted.items() if field not in known]
     if missing:
         raise ConfigurationError(
-            f"where the detector of {path} stood is not known: give {', '.join(missing)}, or a "
-            "--partition that has the geometry."
+            f"where the detector of {path} stood is not known: give {', '.join(missing)}, "
+            "--geometry FILE, or a --partition that has the geometry."
         )
-    return GeometryMetadata(
-        bcx=given["beam"][0], bcy=given["beam"][1], det_dist=given["distance"],
-        lambda_=HC / float(energy or 1.0), pix_dim=given["pixel"], shape=shape,
-    )  # fmt: skip
+    return GeometryMetadata(shape=shape, **known)
 
 
 def _bin_options(given: Mapping[str, Any]) -> dict[str, Any]:
