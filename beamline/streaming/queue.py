@@ -369,9 +369,8 @@ class ShardedQueueManager:
             shard = self._put_shard
             self._put_shard = (shard + 1) % self.num_shards
             try:
-                accepted, self._needed = self._calls.one(
-                    shard, "put_many", self._me, parcels[done:]
-                )
+                offered = [packed.on_the_wire() for packed in parcels[done:]]
+                accepted, self._needed = self._calls.one(shard, "put_many", self._me, offered)
             except QueueError:
                 if done:
                     break
@@ -416,9 +415,9 @@ class ShardedQueueManager:
         """Lease so many items of each shard; return the shards that gave all that was asked."""
         self._request += 1
         asked = {s: (self._me, self._request, number) for s, number in share.items()}
-        answers: list[list[Given]] = self._calls.each("lease", asked)
+        answers: list[list[tuple[Any, ...]]] = self._calls.each("lease", asked)
         for shard, answer in zip(share, answers, strict=True):
-            leases += [_opened(shard, given) for given in answer]
+            leases += [_opened(shard, Given(*given)) for given in answer]
         return {s for s, answer in zip(share, answers, strict=True) if len(answer) == share[s]}
 
 

@@ -128,9 +128,10 @@ class ShardActor:
         given = await self.lease(self._me, self._next_number(), 1)
         if not given:
             return None
-        self._shard.acknowledge([given[0].number])
+        only = Given(*given[0])
+        self._shard.acknowledge([only.number])
         self._notify()
-        return parcel.unpack(given[0].skeleton, given[0].parts, ray.get)
+        return parcel.unpack(only.skeleton, only.parts, ray.get)
 
     async def size(self) -> int:
         """Return how many items wait."""
@@ -159,8 +160,17 @@ class ShardActor:
         self._shard.end(producer)
         self._notify()
 
-    async def put_many(self, producer: Party, parcels: list[Parcel]) -> tuple[int, int]:
+    async def put_many(
+        self, producer: Party, parcels: list[tuple[bytes, list[Any], int, int]]
+    ) -> tuple[int, int]:
         """Take items in order until there is no room.
+
+        Parameters
+        ----------
+        producer
+            Whose they are.
+        parcels
+            As `Parcel.on_the_wire` gives them.
 
         Returns
         -------
@@ -169,7 +179,7 @@ class ShardActor:
             looked at).
         """
         self._shard.begin(producer)
-        return await self._take(producer, parcels)
+        return await self._take(producer, [Parcel(*packed) for packed in parcels])
 
     async def wait_for_room(self, seconds: float, nbytes: int) -> bool:
         """Return when an item of this size can come in, or after this time, and whether it can."""
@@ -178,8 +188,14 @@ class ShardActor:
 
     # --- consumers
 
-    async def lease(self, consumer: Party, request: int, max_items: int) -> list[Given]:
-        """Give items to a consumer until it acknowledges them or gives them back."""
+    async def lease(self, consumer: Party, request: int, max_items: int) -> list[tuple[Any, ...]]:
+        """Give items to a consumer until it acknowledges them or gives them back.
+
+        Returns
+        -------
+        list
+            The fields of a `Given` for each.
+        """
         import ray
 
         self._start_sweeper()
@@ -191,7 +207,7 @@ class ShardActor:
                     part.reference = ray.put(part.value)
             references = [part.reference for part in delivery.content.parts]
             given.append(
-                Given(
+                (
                     delivery.number,
                     delivery.attempt,
                     delivery.stamp,

@@ -373,6 +373,6 @@ class QueueInMemory(Queue):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=40, stateful_step_count=40)
+TestQueue.settings = settings(max_examples=30, stateful_step_count=40)
 TestQueueInMemory = QueueInMemory.TestCase
-TestQueueInMemory.settings = settings(max_examples=25, stateful_step_count=40)
+TestQueueInMemory.settings = settings(max_examples=15, stateful_step_count=40)
