@@ -171,8 +171,8 @@ class SimulatedStills:
         )
 
     def write_geometry(self, path: Path) -> None:
-        """Write the detector as a CrystFEL geometry."""
-        write_geometry(path, self.detector)
+        """Write the detector as a CrystFEL geometry, its camera length included."""
+        write_geometry(path, self.detector, clen=True)
 
     def take(self, number: int) -> Iterator[Still]:
         """Take frames, one after the other."""

@@ -250,7 +250,8 @@ def _distance(
     if clen.startswith("/"):
         if given is None:
             raise FileFormatError(
-                f"the geometry {path} takes the camera length from {clen!r}; give distance_m."
+                f"the geometry {path} takes the camera length from {clen!r}; give it "
+                "(distance_m; cxi-writer: --distance-mm)."
             )
         return given, panels
     words = clen.split()

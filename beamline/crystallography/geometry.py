@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 
-def crystfel_geometry(detector: Detector, *, mask: bool = False) -> str:
+def crystfel_geometry(detector: Detector, *, mask: bool = False, clen: bool = False) -> str:
     """Return the CrystFEL geometry of a detector whose frames are in CXI files of this project.
 
-    Camera length and photon energy are read from the files, per event.
+    The photon energy is read from the files, per event, and so is the camera length unless `clen`.
 
     Parameters
     ----------
@@ -39,6 +39,8 @@ def crystfel_geometry(detector: Detector, *, mask: bool = False) -> str:
         The detector.
     mask
         Whether bad pixels shall be read from the files.
+    clen
+        Whether the camera length stands in the geometry itself, for use before there are files.
 
     Notes
     -----
@@ -47,9 +49,9 @@ def crystfel_geometry(detector: Detector, *, mask: bool = False) -> str:
     own_gain = any(key.startswith("adu_per") for p in detector.panels for key, _ in p.settings)
     lines = [
         f"; {len(detector.panels)} panels in a slab of {detector.shape} pixels (ss, fs)",
-        f"; distance {detector.distance_m:.9g} m; the files hold it per event",
+        f"; distance {detector.distance_m:.9g} m{'' if clen else '; the files hold it per event'}",
         "photon_energy = /LCLS/photon_energy_eV eV",
-        "clen = /LCLS/detector_1/EncoderValue mm",
+        f"clen = {detector.distance_m!r}" if clen else "clen = /LCLS/detector_1/EncoderValue mm",
         *([] if own_gain else [f"adu_per_photon = {detector.adu_per_photon!r}"]),
         f"res = {1.0 / detector.panels[0].pitch_m!r}",
         "",
@@ -115,9 +117,11 @@ def _decimal(value: float, panel: str, *, sign: bool = False) -> str:
     return np.format_float_positional(float(value), trim="0", sign=sign)
 
 
-def write_geometry(path: Path, detector: Detector, *, mask: bool = False) -> None:
+def write_geometry(
+    path: Path, detector: Detector, *, mask: bool = False, clen: bool = False
+) -> None:
     """Write `crystfel_geometry` to a file (replaced as a whole)."""
-    _replace(path, crystfel_geometry(detector, mask=mask))
+    _replace(path, crystfel_geometry(detector, mask=mask, clen=clen))
 
 
 def write_list(path: Path, files: Iterable[Path]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from beamline.core.errors import ConnectionLostError
 from beamline.streaming.config import RaySettings
@@ -30,15 +31,17 @@ def connected(settings: RaySettings) -> Iterator[bool]:
     Raises
     ------
     ConnectionLostError
-        If the cluster that was asked for does not answer.
+        If the cluster that was asked for (``RAY_ADDRESS`` counts as such) or that runs here does
+        not answer.
     """
+    # Telemetry is not for a service.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _show_token()
     import ray
 
     if ray.is_initialized():
         yield False
         return
-    # Telemetry and a progress bar are not for a service.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common = {
         "namespace": settings.namespace,
         "log_to_driver": False,
@@ -50,10 +53,13 @@ def connected(settings: RaySettings) -> Iterator[bool]:
             ray.init(address=settings.address, **common)
             joined = True
         except (ConnectionError, RuntimeError, ValueError) as error:
-            if settings.address != "auto":
+            where = settings.address
+            if where == "auto":
+                where = os.environ.get("RAY_ADDRESS") or where
+            if where != "auto" or "Could not find any running Ray" not in str(error):
                 raise ConnectionLostError(
-                    f"no Ray cluster answers at {settings.address}: {error}; start it, or set "
-                    "ray.address to auto or local."
+                    f"no Ray cluster answers at {where}: {error}; start it, or set ray.address to "
+                    "local."
                 ) from None
     if not joined:
         _log.info("no Ray cluster runs here: starting a local one")
@@ -69,3 +75,14 @@ def connected(settings: RaySettings) -> Iterator[bool]:
         yield not joined
     finally:
         ray.shutdown()
+
+
+def _show_token() -> None:
+    """Let Ray show the token of this user.
+
+    ``ray start`` asks for one by default since Ray 2.60, and a program that joins shows its own
+    only if it is told to before Ray is imported. A cluster that asks for none ignores it.
+    """
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if os.environ.get("RAY_AUTH_TOKEN") or token.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -116,7 +116,7 @@ def test_a_geometry_that_does_not_fit_is_refused(tmp_path, old, new, words):
 def test_a_geometry_that_takes_the_distance_from_the_data_asks_for_it(tmp_path):
     path = tmp_path / "a.geom"
     write_geometry(path, DETECTOR)
-    with pytest.raises(FileFormatError, match="give distance_m"):
+    with pytest.raises(FileFormatError, match=r"give it \(distance_m"):
         read_geometry(path)
     with pytest.raises(FileFormatError, match="cannot read"):
         read_geometry(tmp_path / "none.geom")
