@@ -97,7 +97,7 @@ def make_run_engine(
         run_engine.md[key] = value
     # The journal comes first: what it has, every file can be made from again. All are behind one
     # subscription, because bluesky serves nobody after a subscriber that raises.
-    run_engine.subscribe(Fanout(store.journal, store.nexus, store.cxi, store.xpcs, *consumers))
+    run_engine.subscribe(Fanout(*store.consumers, *consumers))
     if live_table or plots:
         table = BestEffortCallback()
         if not plots:
@@ -161,7 +161,9 @@ class Session:
         with contextlib.ExitStack() as undo:
             if simulation is not None:
                 undo.callback(simulation.stop)
-            self.store = DataStore(settings.data_dir, catalog_uri=settings.catalog_uri)
+            self.store = DataStore(
+                settings.data_dir, writers=settings.writers, catalog_uri=settings.catalog_uri
+            )
             undo.callback(self.store.close)
             from devices import Beamline
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from beamline.core.config import Writer
 from beamline.core.errors import ConfigurationError
 from beamline.core.metadata import PersistentMetadata
+
+if TYPE_CHECKING:
+    from beamline.documents import Consumer
 
 __all__ = ["DataStore"]
 
@@ -24,15 +29,19 @@ class DataStore:
     directory
         Made if it is missing. Below it: ``journal/``, ``nexus/``, ``cxi/``, ``xpcs/``, ``frames/``,
         ``catalog/``, ``logs/`` and ``metadata.json``.
-    catalog
-        Whether the process that feeds the catalogue from the journal runs.
+    writers
+        What is written beside the journal: "nexus", "cxi" and "xpcs" files, and "catalog", which
+        is the process that feeds the catalogue from the journal.
     catalog_uri
         Address of a tiled server that holds the catalogue, instead of ``catalog/``.
 
     Attributes
     ----------
+    consumers
+        The document consumers of `writers`, in the order in which they are served, the journal
+        first.
     journal, nexus, cxi, xpcs
-        The document consumers, in the order in which they are served.
+        Those that there can be.
     metadata : PersistentMetadata
         For the RunEngine's ``md``.
 
@@ -46,7 +55,7 @@ class DataStore:
         self,
         directory: str | os.PathLike[str],
         *,
-        catalog: bool = True,
+        writers: Collection[Writer] = ("nexus", "cxi", "xpcs", "catalog"),
         catalog_uri: str | None = None,
     ) -> None:
         from beamline.documents.journal import JournalWriter
@@ -73,11 +82,14 @@ class DataStore:
         self.nexus = NeXusWriter(self.directory / "nexus")
         self.cxi = CXIWriter(self.directory / "cxi")
         self.xpcs = XPCSWriter(self.directory / "xpcs")
+        files: dict[str, Consumer] = {"nexus": self.nexus, "cxi": self.cxi, "xpcs": self.xpcs}
+        chosen = [consumer for name, consumer in files.items() if name in writers]
+        self.consumers: list[Consumer] = [self.journal, *chosen]
         self.frames = self.directory / "frames"
         self._feed: Any = None
         self._catalog: Any = None
         self._catalog_uri = catalog_uri
-        if catalog:
+        if "catalog" in writers:
             from beamline.catalog import CatalogFeed
 
             self._feed = CatalogFeed(self.directory, catalog_uri)
@@ -97,6 +109,11 @@ class DataStore:
                 self._feed.wait()
             except CatalogError as error:
                 _log.warning("the catalogue is not complete: %s", error)
+        else:
+            _log.warning(
+                "this session feeds no catalogue (setting writers): 'beamline catalog sync' brings "
+                "its runs in."
+            )
         if self._catalog is None:
             self._catalog = open_catalog(self.directory, uri=self._catalog_uri)
         return self._catalog

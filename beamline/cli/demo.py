@@ -45,11 +45,13 @@ def command(
     measures its XAFS, takes crystal stills, replays a run, and stops everything. Exit status 0
     means that everything found in the files agrees with what was simulated.
     """
-    from beamline.core.config import load_settings
+    from beamline.core.config import Settings, load_settings
     from beamline.interrupts import Interrupts
 
     with Interrupts() as interrupts:
-        settings = load_settings(config_path, sample=sample or None, **given)
+        # It checks all that can be written.
+        every = Settings.model_fields["writers"].default
+        settings = load_settings(config_path, sample=sample or None, writers=every, **given)
 
         from bluesky.utils import RunEngineInterrupted
         from rich.console import Console

@@ -34,11 +34,18 @@ def profile_directory() -> Path:
 @options.sample_options
 @options.simulation_options
 @options.callbacks
+@click.option(
+    "--no-writers",
+    is_flag=True,
+    help="Write no files and no catalogue beside the journal: a callback server does.",
+)
 @click.argument("ipython_args", nargs=-1, type=click.UNPROCESSED)
 def command(
     config_path: Path | None,
     sample: tuple[str, ...],
     ipython_args: tuple[str, ...],
+    *,
+    no_writers: bool,
     **given: Any,
 ) -> None:
     """Open IPython with RE, devices (bl, mono, sample, counters, …), plans and magics.
@@ -50,13 +57,16 @@ def command(
 
     from beamline.core.config import load_settings
 
-    settings = load_settings(config_path, sample=sample or None, **given)
+    writers = () if no_writers else None
+    settings = load_settings(config_path, sample=sample or None, writers=writers, **given)
     # The profile is an ordinary startup file that reads the environment, so that `ipython
     # --profile-dir` and the queueserver use it as well.
     if config_path is not None:
         os.environ["BEAMLINE_CONFIG"] = str(config_path.resolve())
     for key in (key for key, value in given.items() if value is not None):
         os.environ[f"BEAMLINE_{key.upper()}"] = str(getattr(settings, key))
+    if no_writers:
+        os.environ["BEAMLINE_WRITERS"] = ""
     if sample:
         os.environ["BEAMLINE_SAMPLE"] = ",".join(settings.sample)
 

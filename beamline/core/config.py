@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from beamline.core.errors import ConfigurationError
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["Settings", "Writer", "load_settings"]
 
 _ENVIRONMENT_PREFIX = "BEAMLINE_"
-_LISTS = ("sample", "ioc_allow_hosts")
+_LISTS = ("sample", "ioc_allow_hosts", "writers")
+
+Writer = Literal["nexus", "cxi", "xpcs", "catalog"]
 
 
 class Settings(BaseModel):
@@ -71,6 +73,10 @@ class Settings(BaseModel):
         False, description="simulated time passes with the commands: a seed repeats a run exactly"
     )
     connection_timeout: float = Field(30.0, gt=0, description="seconds to wait for any PV")
+    writers: tuple[Writer, ...] = Field(
+        ("nexus", "cxi", "xpcs", "catalog"),
+        description="what a session writes beside its journal; none where a callback server does",
+    )
     callbacks_address: str | None = Field(
         None, description="address at which documents are published for callback servers"
     )
@@ -122,7 +128,7 @@ def load_settings(
     for name, text in env.items():
         if name.startswith(_ENVIRONMENT_PREFIX) and name != _ENVIRONMENT_PREFIX + "CONFIG":
             key = name.removeprefix(_ENVIRONMENT_PREFIX).lower()
-            merged[key] = text.split(",") if key in _LISTS else text
+            merged[key] = [part for part in text.split(",") if part] if key in _LISTS else text
             sources[key] = f"environment variable {name}"
     for key, value in overrides.items():
         if value is not None:

@@ -184,10 +184,10 @@ def test_output_that_cannot_be_written_is_one_sentence():
 def test_two_sessions_do_not_share_a_data_directory(tmp_path: Path):
     code = (
         "import sys\nfrom beamline.store import DataStore\n"
-        "store = DataStore(sys.argv[1], catalog=False)\n"
-        "try:\n    DataStore(sys.argv[1], catalog=False)\n"
+        "store = DataStore(sys.argv[1], writers=[])\n"
+        "try:\n    DataStore(sys.argv[1], writers=[])\n"
         "except Exception as error:\n    print(error)\n"
-        "store.close()\nDataStore(sys.argv[1], catalog=False).close()\nprint('again')"
+        "store.close()\nDataStore(sys.argv[1], writers=[]).close()\nprint('again')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from nexus_documents import line_run
 
 from beamline.core.config import Settings, load_settings
 from beamline.core.errors import ConfigurationError
+from beamline.documents import Fanout
+from beamline.store import DataStore
 
 
 def test_defaults_need_no_source():
@@ -33,6 +36,29 @@ def test_hosts_are_a_list_or_one_name(tmp_path: Path):
     (tmp_path / "settings.yaml").write_text("ioc_allow_hosts: station7\n")
     settings = load_settings(tmp_path / "settings.yaml", environment={})
     assert settings.ioc_allow_hosts == ("station7",)
+
+
+def test_writers_can_be_chosen_or_left_out(tmp_path: Path):
+    assert load_settings(environment={}).writers == ("nexus", "cxi", "xpcs", "catalog")
+    assert load_settings(environment={"BEAMLINE_WRITERS": ""}).writers == ()
+    (tmp_path / "settings.yaml").write_text("writers: [nexus, catalog]\n")
+    assert load_settings(tmp_path / "settings.yaml", environment={}).writers == ("nexus", "catalog")
+    with pytest.raises(ConfigurationError, match="'writers' in environment variable"):
+        load_settings(environment={"BEAMLINE_WRITERS": "nexsu"})
+
+
+@pytest.mark.parametrize("writers", [(), ("nexus",)])
+def test_a_session_writes_what_is_chosen(tmp_path: Path, writers):
+    store = DataStore(tmp_path, writers=writers)
+    try:
+        session = Fanout(*store.consumers)
+        for name, doc in line_run():
+            session(name, doc)
+    finally:
+        store.close()
+    assert len(list(tmp_path.glob("journal/*/*.journal"))) == 1
+    assert len(list(tmp_path.glob("nexus/*.nxs"))) == len(writers)
+    assert not (tmp_path / "catalog").exists()
 
 
 def test_samples_in_the_environment_are_separated_by_commas():

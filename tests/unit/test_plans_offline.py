@@ -612,7 +612,7 @@ def test_an_ended_run_says_why(
     docs, bl, tmp_path, recording, request_name, arguments, status, reason
 ):
     if recording:
-        store = DataStore(tmp_path, catalog=False)
+        store = DataStore(tmp_path, writers=("nexus", "cxi", "xpcs"))
         engine = make_run_engine(store, live_table=False, progress=False)
     else:
         engine = RunEngine({}, context_managers=[])

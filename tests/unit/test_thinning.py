@@ -101,7 +101,7 @@ def test_the_table_of_a_session_is_thinned_and_the_journal_is_not(tmp_path, caps
 
     from beamline.store import DataStore
 
-    store = DataStore(tmp_path, catalog=False)
+    store = DataStore(tmp_path, writers=("nexus", "cxi", "xpcs"))
     rows = []
     engine = make_run_engine(store, progress=False)
     engine.subscribe(lambda name, doc: rows.extend(doc["seq_num"]), "event_page")
