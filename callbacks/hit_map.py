@@ -31,6 +31,7 @@ Array = npt.NDArray[np.float64]
 
 #: Positions on one line of a grid differ by less than this part of its step.
 _SAME_LINE = 0.5
+_PANEL_INCHES = 4.0
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,12 @@ class _HitMapRun:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11.0, 4.8), layout="constrained")
+        x, y = _edges(made.x), _edges(made.y)
+        same_unit = self._units[self._owner.x] == self._units[self._owner.y]
+        aspect = (y[-1] - y[0]) / (x[-1] - x[0]) if same_unit else 0.8
+        # As high as the maps need: a colour bar takes all of it.
+        height = _PANEL_INCHES * min(max(aspect, 0.3), 2.0) + 1.2
+        figure = Figure(figsize=(2 * _PANEL_INCHES + 3.0, height), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(self._title(table))
         panels = (
@@ -302,13 +308,12 @@ class _HitMapRun:
         ):
             axes.set_facecolor("0.85")
             drawn = axes.pcolormesh(
-                _edges(made.x), _edges(made.y), np.ma.masked_invalid(values),
-                cmap=colours, vmin=0.0, vmax=top,
-            )  # fmt: skip
+                x, y, np.ma.masked_invalid(values), cmap=colours, vmin=0.0, vmax=top
+            )
             figure.colorbar(drawn, ax=axes, label=label)
             axes.set_xlabel(self._label(self._owner.x))
             axes.set_ylabel(self._label(self._owner.y))
-            if self._units[self._owner.x] == self._units[self._owner.y]:
+            if same_unit:
                 axes.set_aspect("equal")
         part = path.with_name(path.name + ".part")
         figure.savefig(part, format="png", dpi=150)
