@@ -38,6 +38,8 @@ class ServerCounts:
     ----------
     errors
         Documents that were refused, per consumer.
+    failed
+        Runs of which a consumer refused documents, per consumer.
     runs, interrupted, cut_off
         Runs that ended, that were open when the server was stopped, that have no stop document.
     files
@@ -49,6 +51,7 @@ class ServerCounts:
     """
 
     errors: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     interrupted: int = 0
     cut_off: int = 0
@@ -59,6 +62,7 @@ class ServerCounts:
 
     def refused(self, consumer: str, reason: str) -> None:
         """Note why a consumer has failed."""
+        self.failed[consumer] += 1
         self.last_error = f"{consumer}: {reason}"
         self.last_error_time = time.time()
 
@@ -118,9 +122,16 @@ class HealthEndpoint:
             "Documents that a consumer refused.",
             labels=["consumer"],
         )
+        failed = CounterMetricFamily(
+            "beamline_callbacks_runs_failed",
+            "Runs of which a consumer refused documents, also after their end.",
+            labels=["consumer"],
+        )
         for consumer in self._consumers():
             errors.add_metric([consumer], counts.errors[consumer])
+            failed.add_metric([consumer], counts.failed[consumer])
         yield errors
+        yield failed
         yield _counter("runs_finished", "Runs that have ended here.", counts.runs)
         yield _counter("runs_cut_off", "Runs without a stop document among them.", counts.cut_off)
         yield _counter("files_finished", "Files that were finished.", counts.files)

@@ -109,6 +109,11 @@ class CallbackServer:
         """Where the health endpoint is, or None."""
         return self._endpoint.url if self._endpoint is not None else None
 
+    @property
+    def failed(self) -> list[str]:
+        """Consumers of which the plan should have heard (``stop``, ``pause``) and that failed."""
+        return [t.name for t in self._tasks if t.policy != "warn" and self.counts.failed[t.name]]
+
     def run(self, stopping: Callable[[], bool]) -> None:
         """Serve until `stopping` returns true; then close open files, labelled, and leave."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 
@@ -25,6 +26,17 @@ def refuse(start):
     def consumer(name, doc):
         if name == "event" and doc["seq_num"] == 10:
             raise RuntimeError("I do not take event 10")
+
+    return [consumer]
+
+
+def refuse_stop(start):
+    """Raise at the stop document, a while after the session has forgotten the run."""
+
+    def consumer(name, doc):
+        if name == "stop" and start["scan_id"] == 1:
+            time.sleep(0.3)
+            raise RuntimeError("I cannot close the file")
 
     return [consumer]
 

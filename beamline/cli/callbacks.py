@@ -93,8 +93,11 @@ def command(
     gets from the session's journal, and what is finished it does not write twice.
 
     A consumer that raises is named in the log, at the health endpoint and in the session; there
-    the plan fails (stop), pauses at its next checkpoint (pause), or goes on (warn). Other consumers
-    and other runs go on in any case.
+    the plan fails (stop), pauses at its next checkpoint (pause), or goes on (warn). One that fails
+    when its run has ended makes the next plan fail at its start (stop). Other consumers go on in
+    any case.
+
+    Exit status 1 if a consumer whose policy is stop or pause has refused anything.
 
     \b
     For example:
@@ -140,6 +143,11 @@ def command(
         f"interrupted, {sum(counts.errors.values())} documents refused.",
         err=True,
     )
+    if server.failed:
+        click.echo(
+            f"beamline: {', '.join(server.failed)} failed, last {counts.last_error}", err=True
+        )
+        raise SystemExit(1)
 
 
 def _follow_parent(stopping: threading.Event) -> None:

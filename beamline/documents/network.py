@@ -99,6 +99,7 @@ class DocumentPublisher:
         self._child = self._start(checked_address(address))
         self.address = self._child.info["address"]
         self._open: dict[str, str | None] = {}
+        self._late: str | None = None
         self._router = PerRunRouter([self._guard])
         self._told: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._closing = threading.Event()
@@ -120,10 +121,12 @@ class DocumentPublisher:
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Raise if this document belongs to a run that a remote consumer wants stopped.
 
+        One that failed when its run had ended stops the next one, as that begins.
+
         Raises
         ------
         RemoteConsumerError
-            Once per run, with the sentence of that consumer.
+            Once per failure, with the sentence of that consumer.
         """
         try:
             self._router(name, doc)
@@ -135,7 +138,7 @@ class DocumentPublisher:
 
     def _guard(self, start: Mapping[str, Any]) -> list[Callable[[str, Mapping[str, Any]], None]]:
         uid = str(start["uid"])
-        self._open[uid] = None
+        self._open[uid], self._late = self._late, None
 
         def check(name: str, doc: Mapping[str, Any]) -> None:  # noqa: ARG001
             reason = self._open[uid]
@@ -194,7 +197,10 @@ class DocumentPublisher:
         run, policy = str(body["run"]), str(body["policy"])
         reason = f"{body['consumer']} in {body['server']}, run {run[:8]}: {body['reason']}"
         if run not in self._open:
-            _log.error("%s (the run had ended already)", reason)
+            reason += " That run had ended already."
+            _log.error("%s", reason)
+            if policy == "stop":
+                self._late = reason
         elif policy == "stop":
             self._open[run] = reason
         elif policy == "pause" and self.on_pause is not None:

@@ -324,3 +324,27 @@ def test_a_plan_fails_or_pauses_with_the_sentence_of_the_consumer(source, serve,
             run_engine(plan)
         assert run_engine.state == "paused"
         run_engine.abort("seen")
+
+
+def test_a_failure_after_the_end_of_a_run_stops_the_next_one_once(source, serve):
+    from bluesky import RunEngine, plans
+    from ophyd.sim import det
+
+    from beamline.documents.consumers import ConsumerError
+
+    child = serve("callback_consumers:refuse_stop=stop")
+    stops = []
+    run_engine = RunEngine({}, context_managers=[])
+    run_engine.subscribe(source.send)
+    run_engine.subscribe(lambda name, doc: stops.append(doc), "stop")
+    run_engine(plans.count([det], num=2))
+    failed = 'runs_failed_total{consumer="callback_consumers:refuse_stop"}'
+    until(lambda: metrics(child)[failed] == 1)
+    until(lambda: source.publisher._late is not None)
+    with pytest.raises(ConsumerError, match="I cannot close the file") as error:
+        run_engine(plans.count([det], num=2))
+    assert "That run had ended already" in str(error.value)
+    assert [stop["exit_status"] for stop in stops] == ["success", "fail"]
+    run_engine(plans.count([det], num=2))
+    assert stops[-1]["exit_status"] == "success"
+    assert child.stop(timeout=10) == 1
