@@ -6,6 +6,7 @@ ISA-L, several times faster than zlib.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -62,6 +63,8 @@ class ChunkTable:
         self._compression = compression
         self._dtype = np.dtype(dtype)
         self._shape = shape
+        size = math.prod(shape) if compression == "gzip" else 0
+        self._planes = np.empty((self._dtype.itemsize, size), np.uint8)
 
     @property
     def stored(self) -> int:
@@ -95,7 +98,7 @@ class ChunkTable:
             from isal import isal_zlib
 
             # The first bytes of all elements, then the second ones, …: what HDF5 calls shuffle.
-            planes = content.reshape(-1, self._dtype.itemsize).T
-            content = isal_zlib.compress(np.ascontiguousarray(planes), _LEVEL)
+            np.copyto(self._planes, content.reshape(-1, self._dtype.itemsize).T)
+            content = isal_zlib.compress(self._planes, _LEVEL)
         offsets = (row, *(0 for _ in self._shape))
         self._dataset.id.write_direct_chunk(offsets, content)
