@@ -8,6 +8,8 @@ the ``/entry`` of `callbacks.nexus`, which for a small-angle run is a valid NXsa
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +17,7 @@ from typing import Any, Protocol
 
 from event_model import SingleRunDocumentRouter
 
-from beamline.core.errors import ConfigurationError, StorageError
+from beamline.core.errors import BeamlineError, ConfigurationError, StorageError
 from beamline.nexus.techniques import TechniquesTree
 from callbacks._nexus_run import NexusRun
 
@@ -26,15 +28,23 @@ _LABEL = "stream_data"
 
 
 class Manager(Protocol):
-    """What hands out file names: the managers of suitcase-utils do."""
+    """What hands out files or buffers: the managers of suitcase-utils do."""
 
     @property
     def artifacts(self) -> Mapping[str, list[Any]]:
-        """Label → names handed out."""
+        """Label → names or buffers handed out."""
         ...
 
     def reserve_name(self, label: str, postfix: str) -> os.PathLike[str] | str:
-        """Return the path for a file."""
+        """Return the path for a file; one that has buffers only raises."""
+        ...
+
+    def open(self, label: str, postfix: str, mode: str) -> Any:
+        """Return a stream to write to."""
+        ...
+
+    def close(self) -> None:
+        """Close what was opened."""
         ...
 
 
@@ -83,7 +93,9 @@ class Serializer(SingleRunDocumentRouter):
     Parameters
     ----------
     directory, file_prefix
-        As for `export`.
+        As for `export`. A manager without file names (`suitcase.utils.MemoryBuffersManager`) gets
+        the whole file in a buffer when the run has ended; links to frames in other files are
+        those of a file in the folder for temporary files.
     compression
         gzip level (0 to 9) of numeric columns, or None.
     flush_interval
@@ -109,6 +121,8 @@ class Serializer(SingleRunDocumentRouter):
         self._manager: Manager = (
             _Files(Path(directory)) if isinstance(directory, str | os.PathLike) else directory
         )
+        self._buffer: Any = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._prefix = file_prefix
         self._compression = compression
         self._interval = flush_interval
@@ -129,7 +143,7 @@ class Serializer(SingleRunDocumentRouter):
                 f"file_prefix {self._prefix!r} cannot be filled in from the start document: "
                 f"{type(error).__name__} {error}."
             ) from None
-        path = Path(self._manager.reserve_name(_LABEL, name)).absolute()
+        path = self._place(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -143,6 +157,28 @@ class Serializer(SingleRunDocumentRouter):
             make_tree=TechniquesTree,
         )
         self._run("start", doc)
+
+    def _place(self, name: str) -> Path:
+        try:
+            return Path(self._manager.reserve_name(_LABEL, name)).absolute()
+        except BeamlineError:
+            raise
+        except Exception:  # noqa: BLE001  (theirs can't be named here; if it is serious, open raises too)
+            self._buffer = self._manager.open(_LABEL, name, "xb")
+        self._folder = tempfile.TemporaryDirectory(prefix="nxsas-")
+        return Path(self._folder.name) / Path(name).name
+
+    def _fill_buffer(self) -> None:
+        """Move what was written into the manager's buffer."""
+        if self._folder is None:
+            return
+        try:
+            for path in Path(self._folder.name).iterdir():
+                with path.open("rb") as stream:
+                    shutil.copyfileobj(stream, self._buffer)
+        finally:
+            self._folder.cleanup()
+            self._folder = None
 
     def descriptor(self, doc: Document) -> None:
         """Lay out a stream."""
@@ -175,15 +211,21 @@ class Serializer(SingleRunDocumentRouter):
         """Complete the file and give it its name."""
         super().stop(doc)
         self._pass("stop", doc)
+        self._fill_buffer()
 
     def _pass(self, name: str, doc: Document) -> None:
         if self._run is not None:
             self._run(name, doc)
 
     def close(self) -> None:
-        """Bring everything to disk; without a stop document the file stays ``.part``."""
+        """Bring everything to disk, and close the manager.
+
+        Without a stop document the file stays ``.part``; a buffer gets it as it is.
+        """
         if self._run is not None:
             self._run.close()
+        self._fill_buffer()
+        self._manager.close()
 
     def __enter__(self) -> Serializer:
         return self
@@ -213,3 +255,9 @@ class _Files:
             )
         self.artifacts.setdefault(label, []).append(path)
         return path
+
+    def open(self, label: str, postfix: str, mode: str) -> Any:
+        return self.reserve_name(label, postfix).open(mode)
+
+    def close(self) -> None:
+        """Nothing is open here."""

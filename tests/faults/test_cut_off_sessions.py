@@ -203,3 +203,64 @@ def test_a_full_disk_is_told_and_the_next_run_works(small_disk: Path):
     with h5py.File(outcome.files[0]) as file:
         assert len(file["entry/data/i0"]) >= len(recorded)
         assert file["entry/exit_status"][()] == b"fail"
+
+
+PLANS = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from bluesky import plans
+    from ophyd.sim import SynSignal, motor
+    from beamline.session import make_run_engine
+    from beamline.store import DataStore
+
+    data = Path({data!r})
+    store = DataStore(data, writers=["nexus", "cxi", "xpcs"])
+    RE = make_run_engine(store, live_table=False, progress=False)
+    told = []
+    RE.subscribe(lambda name, doc: told.append(doc["exit_status"]), "stop")
+    row = SynSignal(func=lambda: np.random.default_rng(1).normal(size=500), name="row")
+
+    def attempt(points):
+        try:
+            RE(plans.scan([row], motor, 0, 1, points))
+        except Exception as error:
+            print("FAILED", str(error).replace(chr(10), " "))
+        else:
+            print("SUCCESS", told[-1:])
+
+    attempt(2000)
+    (data / "filler").unlink()
+    attempt(20)
+    store.close()
+"""
+
+
+def test_a_plan_on_a_full_disk_fails_and_the_next_one_works(small_disk: Path):
+    (small_disk / "filler").write_bytes(bytes(8 * 2**20))
+    code = textwrap.dedent(PLANS).format(data=str(small_disk))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("FAILED")
+    assert "No space left on device" in first
+    assert second == "SUCCESS ['success']"
+    cut, whole = Journal(small_disk / "journal").runs()
+    assert cut.exit_status in ("fail", "incomplete")
+    # The record that did not fit is at the end; every one before it is whole.
+    assert cut.damage is None or cut.damage.endswith("the last record is cut off")
+    recorded = [doc["seq_num"] for name, doc in read_journal(cut.path) if name == "event"]
+    assert recorded == list(range(1, len(recorded) + 1))
+    assert len(recorded) > 100
+    assert (whole.exit_status, whole.num_events) == ("success", {"primary": 20})
+    (file,) = (small_disk / "nexus").glob(f"*_{whole.uid[:8]}.nxs")
+    with h5py.File(file) as opened:
+        assert opened["entry/bluesky/streams/primary/row/value"].shape == (20, 500)
+    outcomes = recover(small_disk)
+    assert [outcome.problem for outcome in outcomes] == [None] * len(outcomes)
+    (file,) = (small_disk / "nexus").glob(f"*_{cut.uid[:8]}.nxs")
+    with h5py.File(file) as opened:
+        assert len(opened["entry/bluesky/streams/primary/row/value"]) >= len(recorded)
+        assert opened["entry/exit_status"][()] == b"fail"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nexus_documents import (
 )
 
 from beamline.core.errors import ConfigurationError, StorageError
+from beamline.nexus.compare import compare_files
 from callbacks.nxsas import Serializer, export
 
 TECHNIQUE = {
@@ -161,19 +163,73 @@ def test_what_cannot_be_linked_is_named_and_the_rest_is_written(
         assert "uid" in file["bluesky/start"]
 
 
-def test_a_manager_hands_out_the_name(tmp_path: Path):
-    class Names:
-        def __init__(self) -> None:
-            self.artifacts: dict[str, list[Path]] = {}
+class Names:
+    """As suitcase.utils.MultiFileManager, in its words."""
 
-        def reserve_name(self, label: str, postfix: str) -> Path:
-            path = tmp_path / "managed" / postfix
-            self.artifacts.setdefault(label, []).append(path)
-            return path
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.artifacts: dict[str, list[Any]] = {}
+        self.closed = 0
 
-    names = Names()
-    assert export(line_run(3), names) == names.artifacts
-    assert names.artifacts["stream_data"][0].is_file()
+    def reserve_name(self, label: str, postfix: str) -> str:
+        name = str(self.directory / postfix)
+        if name in self.artifacts.get(label, ()):
+            raise ValueError(f"The postfix {postfix!r} has already been used.")
+        self.artifacts.setdefault(label, []).append(name)
+        return name
+
+    def open(self, label: str, postfix: str, mode: str) -> Any:
+        return Path(self.reserve_name(label, postfix)).open(mode)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Buffers(Names):
+    """As suitcase.utils.MemoryBuffersManager, which has no names."""
+
+    def reserve_name(self, label: str, postfix: str) -> str:
+        raise TypeError("incompatible with exporters that require explicit filenames")
+
+    def open(self, label: str, postfix: str, mode: str) -> Any:
+        assert mode == "xb"
+        buffer = io.BytesIO()
+        self.artifacts.setdefault(label, []).append(buffer)
+        return buffer
+
+
+def managers(tmp_path: Path, origin: str) -> tuple[Any, Any]:
+    if origin == "ours":
+        return Names(tmp_path), Buffers(tmp_path)
+    utils = pytest.importorskip("suitcase.utils", reason="suitcase-utils is not installed")
+    return utils.MultiFileManager(tmp_path), utils.MemoryBuffersManager()
+
+
+@pytest.mark.parametrize("origin", ["ours", "suitcase-utils"])
+def test_managers_hand_out_files_or_buffers(tmp_path: Path, origin: str):
+    names, buffers = managers(tmp_path, origin)
+    documents = list(line_run())
+    ((path,),) = export(documents, names, "one-").values()
+    assert Path(path) == tmp_path / "one-.h5"
+    artifacts = export(documents, buffers, "one-")
+    assert list(artifacts) == ["stream_data"]
+    (buffer,) = artifacts["stream_data"]
+    (tmp_path / "from-buffer.h5").write_bytes(buffer.getvalue())
+    different = compare_files(path, tmp_path / "from-buffer.h5")
+    assert different == []
+    if origin == "ours":
+        assert (names.closed, buffers.closed) == (1, 1)
+    with pytest.raises(Exception, match="already been used"):
+        export(documents, names, "one-")
+
+
+def test_a_buffer_has_what_came_of_a_run_that_was_not_ended(tmp_path: Path):
+    buffers = Buffers(tmp_path)
+    with Serializer(buffers) as serializer:
+        feed(serializer, list(line_run())[:12])
+    (buffer,) = serializer.artifacts["stream_data"]
+    with h5py.File(io.BytesIO(buffer.getvalue())) as file:
+        assert len(file["entry/bluesky/streams/primary/i0/value"]) == 10
 
 
 def test_a_run_that_is_cut_off_can_be_read(tmp_path: Path):
