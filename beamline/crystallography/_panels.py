@@ -73,7 +73,8 @@ class BadRegion:
     panel
         Name of the panel; empty for a rectangle in the laboratory.
     first, last
-        Corners, both included: (fs, ss) in the slab, or (x, y) in pixels from the beam.
+        Corners: (fs, ss) in the slab, both included, or (x, y) in pixels from the beam: what begins
+        between them is bad.
     """
 
     name: str
@@ -127,10 +128,10 @@ def join_panels(panels: tuple[Panel, ...], shape: tuple[int, ...]) -> list[Panel
 
 
 def pixels_within(panel: Panel, region: BadRegion) -> npt.NDArray[np.bool_]:
-    """Say which pixels of a panel have their centre in a rectangle of the laboratory."""
-    ss, fs = np.indices(panel.shape) + 0.5
+    """Say which pixels of a panel begin in a rectangle of the laboratory, as CrystFEL does."""
+    ss, fs = np.indices(panel.shape)
     x = panel.corner[0] + fs * panel.fs[0] + ss * panel.ss[0]
     y = panel.corner[1] + fs * panel.fs[1] + ss * panel.ss[1]
     (x0, y0), (x1, y1) = region.first, region.last
-    inside: npt.NDArray[np.bool_] = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    inside: npt.NDArray[np.bool_] = (x > x0) & (x < x1) & (y > y0) & (y < y1)
     return inside

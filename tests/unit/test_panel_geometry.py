@@ -201,10 +201,10 @@ bad_line/max_fs = 4
 bad_line/min_ss = 0
 bad_line/max_ss = 99
 bad_line/panel = p1a1
-badcorner/min_x = 0
+badcorner/min_x = -0.5
 badcorner/max_x = 1.6
-badcorner/min_y = 0
-badcorner/max_y = 1.1
+badcorner/min_y = -0.5
+badcorner/max_y = 1.0
 """
 
 
@@ -289,7 +289,7 @@ def test_edge_pixels_and_bad_regions_are_masked(tmp_path):
         (5.0, 4.0),
         bad=(
             BadRegion("bad0", "p0", (2.0, 3.0), (4.0, 3.0)),
-            BadRegion("bad1", "", (-0.5, -0.5), (0.5, 0.5)),
+            BadRegion("bad1", "", (-0.6, -0.6), (0.5, 0.5)),
         ),
     )
     write_geometry(path, made)
