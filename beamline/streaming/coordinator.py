@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from beamline.core.errors import ConfigurationError, StorageError
+from beamline.core.errors import ConfigurationError, ConnectionLostError, StorageError
 from beamline.crystallography.geometry import Detector, read_geometry
 from beamline.documents.consumers import Consumer
 from beamline.streaming.cluster import connected
@@ -34,7 +34,7 @@ from beamline.streaming.in_flight import Block
 from beamline.streaming.intake import Intake
 from beamline.streaming.search_pool import SearchPool
 from beamline.streaming.tasks import PeakSearch
-from beamline.streaming.writer_link import WriterLink
+from beamline.streaming.writer_link import WriterLink, describe
 
 __all__ = ["run_cpu_postprocessing_pipeline"]
 
@@ -152,8 +152,16 @@ class Coordinator:
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until the producers have ended, or until asked to stop and all is done."""
-        while not self._turn(stopping()):
-            pass
+        from ray.exceptions import RayError
+
+        try:
+            while not self._turn(stopping()):
+                pass
+        except RayError as error:
+            raise ConnectionLostError(
+                f"the Ray cluster does not answer any more ({describe(error)}); what was not "
+                "acknowledged comes again where the queue can lease."
+            ) from error
         reason = "" if self._asked is None else "the writer was asked to stop"
         self._finisher.finish(reason)
         self._progress(force=True)
@@ -263,9 +271,6 @@ class Coordinator:
     def _forget_written(self) -> None:
         for token in [t for t, block in self._writer.unwritten.items() if not block.unwritten]:
             del self._writer.unwritten[token]
-        # What waited for an event of the same name to be safe can be judged now.
-        self._found.extend(self._held)
-        self._held.clear()
 
     def _replace_writer(self) -> None:
         if self._counts.writer_deaths != self._writer.deaths:
@@ -297,6 +302,9 @@ class Coordinator:
         if now - self._looked < _LOOK:
             return
         self._looked = now
+        # What waits for an event of the same name to be safe may be judged now.
+        self._found.extend(self._held)
+        self._held.clear()
         self._intake.look()
         if self._nothing_moves and self._intake.producers_ended:
             self._complete_now = True
@@ -321,7 +329,7 @@ class Coordinator:
         if self._intake.unfinished_events:
             return False
         timeout = self._settings.queue.idle_timeout
-        if timeout is not None and now - self._idle_since > timeout and self._intake.connected:
+        if timeout is not None and self._intake.was_connected and now - self._idle_since > timeout:
             _log.info("nothing came for %g s: the work is done", timeout)
             return True
         if self._intake.ended:

@@ -35,6 +35,15 @@ class Intake:
         Name and shape of the queue, items at once, attempts.
     counts
         Kept up to date.
+
+    Attributes
+    ----------
+    was_connected : bool
+        Whether there has been a queue.
+    producers_ended : bool
+        Whether every producer has ended (or died) and nothing waits.
+    ended : bool
+        Whether, besides, everything is acknowledged.
     """
 
     def __init__(self, settings: WriterConfig, counts: WriterCounts) -> None:
@@ -42,6 +51,7 @@ class Intake:
         self._queue: ShardedQueueManager | None = None
         self._tokens = tokens()
         self._items: dict[int, Item] = {}
+        self._orphans: dict[int, Item] = {}
         self._refused: list[tuple[Any, str]] = []
         self._acknowledged: list[Any] = []
         self._waiting_since = time.monotonic()
@@ -49,7 +59,7 @@ class Intake:
         self._renewed = time.monotonic()
         self._asked = float("-inf")
         self._empty = False
-        self._lost_before = False
+        self.was_connected = False
         self.producers_ended = False
         self.ended = False
 
@@ -66,12 +76,16 @@ class Intake:
     @property
     def unfinished_bytes(self) -> float:
         """Frames and logits of the items that are not acknowledged."""
-        return sum(item.nbytes or _UNKNOWN for item in self._items.values())
+        return sum(item.nbytes or _UNKNOWN for item in self._unfinished)
 
     @property
     def unfinished_events(self) -> int:
         """Their events."""
-        return sum(block.n_events for item in self._items.values() for block in item.blocks)
+        return sum(block.n_events for item in self._unfinished for block in item.blocks)
+
+    @property
+    def _unfinished(self) -> list[Item]:
+        return [*self._items.values(), *self._orphans.values()]
 
     def take(self, *, wait: bool) -> list[Item]:
         """Lease items; none while there is no queue, or nothing in it.
@@ -113,7 +127,9 @@ class Intake:
     def acknowledge(self, lease: Any) -> None:
         """Note that an item is done; `send_acknowledgements` tells the queue."""
         self._items.pop(id(lease), None)
-        self._acknowledged.append(lease)
+        # The number of a lease means nothing to another queue of the same name.
+        if self._orphans.pop(id(lease), None) is None:
+            self._acknowledged.append(lease)
 
     def send_acknowledgements(self) -> None:
         """Tell the queue what is done."""
@@ -127,6 +143,8 @@ class Intake:
 
     def give_back(self, item: Item, reason: str) -> bool:
         """Have the queue bring an item once more; False if that would be in vain."""
+        if id(item.lease) in self._orphans:
+            return False
         if id(item.lease) not in self._items:
             return True  # given back before
         if not self.can_lease or item.lease.attempt >= self._settings.processing.max_attempts:
@@ -200,9 +218,10 @@ class Intake:
     def _lose_queue(self, error: Exception) -> None:
         self._counts.failed(str(error))
         _log.error("%s What was taken is finished; then the queue is awaited again.", error)
-        self._queue, self._lost_before = None, True
+        self._queue = None
         self._waiting_since, self._told = time.monotonic(), float("-inf")
-        # It has nothing left that could be acknowledged.
+        self._orphans.update(self._items)
+        self._items.clear()
         self._acknowledged = []
 
     def _connect(self) -> bool:
@@ -229,6 +248,7 @@ class Intake:
             # It went away, or is still in the making.
             _log.debug("%s", error)
         if self._queue is not None:
+            self.was_connected = True
             lossy = (
                 "; its actors can't lease: what was taken and not written is lost if this process "
                 "is killed"

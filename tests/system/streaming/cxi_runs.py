@@ -37,16 +37,26 @@ def rows(folder: Path) -> Counter:
 
 
 def ray_processes(part: str) -> list[int]:
-    """Ray workers of this user's clusters whose title has this part."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+    """Ray workers of this session's cluster whose title has this part; never another's."""
+    titles, parents = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
         try:
-            title = place.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            titles[int(place.name)] = (place / "cmdline").read_bytes().decode(errors="replace")
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if title.startswith("ray::") and part in title:
-            found.append(int(place.parent.name))
-    return found
+        parents[int(place.name)] = int(fields[1])
+
+    def is_ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [
+        pid
+        for pid, title in titles.items()
+        if title.startswith("ray::") and part in title and is_ours(pid)
+    ]
 
 
 def kill(pid: int) -> None:
