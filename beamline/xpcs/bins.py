@@ -21,8 +21,8 @@ __all__ = ["Bins"]
 
 #: Blocks per dynamic bin: so many, if they hold so many pixels.
 _BLOCKS = 64
-_LEAST_BLOCKS = 8
-_BLOCK_PIXELS = 36
+_LEAST_BLOCKS = 12
+_BLOCK_PIXELS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,9 @@ class Bins:
             )
         dynamic = dynamic_map.ravel()[pixels] - 1
         static_dynamic, static = _pairs(dynamic, static_map.ravel()[pixels])
-        block_dynamic, block = _pairs(dynamic, _blocks(dynamic, pixels, dynamic_map.shape[1]))
+        block_dynamic, block = _pairs(
+            dynamic, _blocks(dynamic, static, pixels, dynamic_map.shape[1])
+        )
         cell_static, cell_block, cell = _crossed(static, block)
         return cls(
             shape=(dynamic_map.shape[0], dynamic_map.shape[1]),
@@ -161,24 +163,23 @@ def _crossed(
 
 
 def _blocks(
-    dynamic: npt.NDArray[np.int64], pixels: npt.NDArray[np.int64], width: int
+    dynamic: npt.NDArray[np.int64],
+    static: npt.NDArray[np.int32],
+    pixels: npt.NDArray[np.int64],
+    width: int,
 ) -> npt.NDArray[np.int64]:
-    """Cut each dynamic bin into patches of equally many pixels that are close to each other.
+    """Cut each dynamic bin into patches of pixels that are close to each other.
 
-    Pixels are sorted along G. M. Morton's curve, on which neighbours stay together.
+    Pixels are sorted along G. M. Morton's curve, on which neighbours stay together. Each static bin
+    is cut alike, so that every block has its share of it: neighbouring rings are cut into sectors.
     """
     ss, fs = np.divmod(pixels, width)
-    curve = _spread(ss) << 1 | _spread(fs)
-    order = np.lexsort((curve, dynamic))
-    block = np.empty(len(pixels), dtype=np.int64)
-    counts = np.bincount(dynamic)
-    begin = 0
-    for count in counts:
-        if count:
-            number = min(int(count), max(_LEAST_BLOCKS, min(_BLOCKS, count // _BLOCK_PIXELS)))
-            block[order[begin : begin + count]] = np.arange(count) * number // count
-        begin += count
-    return block
+    order = np.lexsort((_spread(ss) << 1 | _spread(fs), static))
+    sizes = np.bincount(static)
+    rank = np.empty(len(pixels), dtype=np.int64)
+    rank[order] = np.arange(len(pixels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    per_dynamic = np.clip(np.bincount(dynamic) // _BLOCK_PIXELS, _LEAST_BLOCKS, _BLOCKS)
+    return np.asarray(rank * per_dynamic[dynamic] // sizes[static], dtype=np.int64)
 
 
 def _spread(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -7,8 +7,9 @@ With G, P, F the means over the n pairs of frames, of a pixel, of product, earli
 - `g2_err` is the standard deviation of G/(P·F) over the pixels of the dynamic bin, divided by the
   root of their number: what boost_corr writes.
 - `covariance` is the block jackknife's, linearised: pixel p changes g2 of its static bin of N
-  pixels by g2·(1/N + G_p/ΣG − P_p/ΣP − F_p/ΣF), the changes of a block add up, and the scatter of
-  the B blocks of a dynamic bin, times B/(B−1), is the covariance of g2 among the lags.
+  pixels by g2·(1/N + G_p/ΣG − P_p/ΣP − F_p/ΣF); the changes of a block add up, each divided by the
+  root of 1 − w if the block has the share w of the static bin; and the sum of their products over
+  the blocks of a dynamic bin is the covariance of g2 among the lags.
 """
 
 from __future__ import annotations
@@ -85,6 +86,16 @@ class Correlation:
     n_frames: int
     n_skipped: int
 
+    @property
+    def spread(self) -> Array:
+        """Standard deviation of the lags that are averaged in each, (n_delay,), s.
+
+        Products of sums of m frames have the lags of a triangle, of variance (m² − 1)/6 frames².
+        """
+        level = np.maximum(np.ceil(np.log2(self.lags / 8.0)), 0.0)
+        frame_time = self.delays[0] / self.lags[0]
+        return np.asarray(np.sqrt((4.0**level - 1.0) / 6.0) * frame_time, dtype=np.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class CellSums:
@@ -144,6 +155,8 @@ def correlation_from_sums(
             - sums.earlier / earlier[:, of]
             - sums.later / later[:, of]
         )
+        # What a block changes, it changes its own share of the mean, too.
+        change /= np.sqrt(1.0 - np.minimum(cell_pixels / pixels[of], 1.0 - 1e-12))
         # No product at all is a g2 of 0, whose scatter is unknown.
         change = np.where(products[:, of] > 0.0, change, np.nan)
         change /= statics[bins.static_dynamic[of]]
@@ -158,9 +171,8 @@ def correlation_from_sums(
     covariance = np.full((bins.n_dynamic, n_delay, n_delay), np.nan)
     for dynamic in range(bins.n_dynamic):
         own = blocks[:, bins.block_dynamic == dynamic]
-        number = own.shape[1]
-        if number > 1:
-            covariance[dynamic] = own @ own.T * (number / (number - 1.0))
+        if own.shape[1] > 1:
+            covariance[dynamic] = own @ own.T
     return Correlation(
         lags=lags,
         delays=lags.astype(np.float64) * frame_time,

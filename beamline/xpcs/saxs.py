@@ -1,0 +1,171 @@
+"""The mean scattering of a run: on the detector, per static bin, and how both change with time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beamline.core.errors import CorrelationError
+from beamline.xpcs.stability import IntensityTrace, MeanIntensity
+
+__all__ = ["Saxs", "SaxsResult"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SaxsResult:
+    """Means over the frames so far.
+
+    Attributes
+    ----------
+    scattering_2d
+        (H, W) mean counts per frame, all pixels, masked ones included.
+    scattering_1d
+        (n_static,) mean counts per pixel and frame of each static bin; NaN without pixels.
+    scattering_1d_segments
+        (n_segments, n_static) the same for successive parts of the run.
+    segment_frames
+        (n_segments,) frames in each part.
+    intensity
+        Mean counts per valid pixel against time.
+    n_frames
+        Number of frames.
+    """
+
+    scattering_2d: Array
+    scattering_1d: Array
+    scattering_1d_segments: Array
+    segment_frames: npt.NDArray[np.int64]
+    intensity: MeanIntensity
+    n_frames: int
+
+
+class Saxs:
+    """Mean scattering of a stream of frames whose number need not be known.
+
+    Parameters
+    ----------
+    static_roi_map
+        (H, W) integers: 0 is masked, labels count from 1.
+    frame_time
+        From one frame to the next, s.
+    segments
+        At least so many parts of the run (once it has as many frames), at most twice as many: when
+        there are more, neighbours become one.
+    """
+
+    def __init__(
+        self, static_roi_map: npt.ArrayLike, frame_time: float, *, segments: int = 10
+    ) -> None:
+        labels = np.asarray(static_roi_map)
+        if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer) or labels.max() < 1:
+            raise CorrelationError(
+                f"static_roi_map has shape {labels.shape} and type {labels.dtype}, expected (H, W) "
+                "integers with labels from 1."
+            )
+        if segments < 1:
+            raise CorrelationError(f"segments is {segments}, expected 1 or more.")
+        self.shape = (int(labels.shape[0]), int(labels.shape[1]))
+        self._labels = np.maximum(labels.ravel(), 0).astype(np.int64)
+        self._pixels = np.bincount(self._labels)[1:].astype(np.float64)
+        self._total = np.zeros(labels.size, dtype=np.uint64)
+        self._parts: list[Array] = []
+        self._sizes: list[int] = []
+        self._most = 2 * segments
+        self._size = 1
+        self._trace = IntensityTrace(frame_time)
+        self._valid = np.flatnonzero(self._labels)
+        self.n_frames = 0
+
+    def add(self, frames: npt.NDArray[Any]) -> None:
+        """Take the next frames, (n, H, W) or (H, W), counts.
+
+        Raises
+        ------
+        CorrelationError
+            If the shape is wrong, or frames hold something else than counts.
+        """
+        frames = np.asarray(frames)
+        frames = frames[None] if frames.ndim == 2 else frames
+        if frames.ndim != 3 or frames.shape[1:] != self.shape:
+            raise CorrelationError(
+                f"frames have shape {frames.shape}, expected (n, {self.shape[0]}, {self.shape[1]})."
+            )
+        if not np.issubdtype(frames.dtype, np.integer):
+            valid = frames.reshape(len(frames), -1)[:, self._valid]
+            if not np.all(np.isfinite(valid)) or np.any(valid < 0.0):
+                raise CorrelationError(
+                    "frames hold a value that is no count in a pixel that is not masked: mask it."
+                )
+            frames = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0)
+        flat = frames.reshape(len(frames), -1)
+        while len(flat):
+            room = self._room()
+            part, flat = flat[:room], flat[room:]
+            total = part.sum(axis=0, dtype=np.uint64)
+            means = part[:, self._valid].sum(axis=1, dtype=np.float64) / len(self._valid)
+            self._take(total, means)
+
+    def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
+        """Take the next frames as photons: flat pixel indices, and where each frame begins."""
+        bounds = np.append(first, len(pixels)).astype(np.int64)
+        pixels = np.asarray(pixels).astype(np.int64)
+        begin, end = 0, len(bounds) - 1
+        while begin < end:
+            stop = min(end, begin + self._room())
+            own = pixels[bounds[begin] : bounds[stop]]
+            photons = np.concatenate([[0], np.cumsum(self._labels[own] > 0)])
+            counts = np.diff(photons[bounds[begin : stop + 1] - bounds[begin]])
+            self._take(
+                np.bincount(own, minlength=len(self._labels)).astype(np.uint64),
+                counts / len(self._valid),
+            )
+            begin = stop
+
+    def skip(self, number: int) -> None:
+        """Say that frames are missing here: the time goes on."""
+        self._trace.skip(number)
+
+    def _room(self) -> int:
+        """Return how many frames the last segment still takes, after a new one if it is full."""
+        if not self._sizes or self._sizes[-1] >= self._size:
+            if len(self._sizes) == self._most:
+                self._parts = [a + b for a, b in zip(*[iter(self._parts)] * 2, strict=True)]
+                self._sizes = [a + b for a, b in zip(*[iter(self._sizes)] * 2, strict=True)]
+                self._size *= 2
+            self._parts.append(np.zeros(len(self._pixels)))
+            self._sizes.append(0)
+        return self._size - self._sizes[-1]
+
+    def _take(self, total: npt.NDArray[np.uint64], means: Array) -> None:
+        self._total += total
+        self._parts[-1] += np.bincount(self._labels, total.astype(np.float64))[1:]
+        self._sizes[-1] += len(means)
+        self._trace.add(means)
+        self.n_frames += len(means)
+
+    def result(self) -> SaxsResult:
+        """Return the means so far.
+
+        Raises
+        ------
+        CorrelationError
+            If there is no frame yet.
+        """
+        if not self.n_frames:
+            raise CorrelationError("0 frames have no mean, expected 1 or more.")
+        sizes = np.array(self._sizes, dtype=np.int64)
+        sums = np.stack(self._parts)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return SaxsResult(
+                scattering_2d=self._total.reshape(self.shape) / self.n_frames,
+                scattering_1d=sums.sum(axis=0) / (self._pixels * self.n_frames),
+                scattering_1d_segments=sums / (self._pixels * sizes[:, None]),
+                segment_frames=sizes,
+                intensity=self._trace.result(),
+                n_frames=self.n_frames,
+            )
