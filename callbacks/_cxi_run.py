@@ -115,17 +115,15 @@ class CXIRun:
             If it can't be completed.
         """
         if name != "stop":
-            sparse = set(self._feed.sparse)
             self._feed.add(name, doc)
-            for key in self._feed.sparse - sparse:
-                _log.info(
-                    "run %s: the frames of %s are events (photons), which are not searched for "
-                    "peaks: no CXI file is made of them",
-                    self._uid[:8],
-                    key,
-                )
             self._advance()
             return
+        for key, number in self._feed.sparse.items():
+            _log.warning(
+                "run %s: the %d frames of %s are events (photons), which are not searched for "
+                "peaks: they are in no CXI file",
+                self._uid[:8], number, key,
+            )  # fmt: skip
         try:
             self._advance(final=True)
             self._finish(doc)

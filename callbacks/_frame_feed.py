@@ -102,8 +102,9 @@ class FrameFeed:
         Streams with frames by uid of their descriptor.
     first : dict[str, tuple[float, str]]
         First reading, and its unit, of every number in streams without frames (baseline).
-    sparse : set[str]
-        Data keys whose frames are lists of photons (NXevent_data); they are not delivered.
+    sparse : Counter[str]
+        Data keys whose frames are lists of photons (NXevent_data), and how many rows of them there
+        were; they are not delivered.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class FrameFeed:
     ) -> None:
         self.streams: dict[str, ImageStream] = {}
         self.first: dict[str, tuple[float, str]] = {}
-        self.sparse: set[str] = set()
+        self.sparse: collections.Counter[str] = collections.Counter()
         self._image_key, self._geometry, self._timeout = image_key, geometry, timeout
         self._scalars: dict[str, dict[str, str]] = {}
         self._resources: dict[str, Mapping[str, Any]] = {}
@@ -196,7 +197,7 @@ class FrameFeed:
             self._ranges[uid] = []
 
     def _leave_out(self, image_key: str) -> None:
-        self.sparse.add(image_key)
+        self.sparse[image_key] += 0
         for uid, stream in tuple(self.streams.items()):
             if stream.image_key == image_key:
                 del self.streams[uid], self._ranges[uid]
@@ -222,6 +223,9 @@ class FrameFeed:
     def _stream_datum(self, doc: Mapping[str, Any]) -> None:
         stream = self.streams.get(doc["descriptor"])
         resource = self._resources.get(doc["stream_resource"])
+        if resource and resource["data_key"] in self.sparse:
+            rows = doc["indices"]
+            self.sparse[resource["data_key"]] += int(rows["stop"]) - int(rows["start"])
         if stream is None or (resource and resource["data_key"] != stream.image_key):
             return
         first, stop = int(doc["seq_nums"]["start"]), int(doc["seq_nums"]["stop"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import event_model
 import h5py
+import numpy as np
 
 from beamline.documents import JournalWriter
 
@@ -45,9 +46,22 @@ def record(
     return run.start_doc["uid"]
 
 
-def frames_run(data_dir, file, frames, per_event=None, **metadata):
+def write_photons(file, frames):
+    """Write frames (n, H, W) as an NXevent_data group."""
+    flat = frames.reshape(len(frames), -1)
+    photons = [np.repeat(np.arange(flat.shape[1]), counts) for counts in flat]
+    with h5py.File(file, "w") as stream:
+        group = stream.create_group("/entry/data/events")
+        group.attrs["NX_class"] = "NXevent_data"
+        group["event_id"] = np.concatenate(photons).astype("<u4")
+        group["event_index"] = np.cumsum([0, *map(len, photons[:-1])]).astype("<u8")
+
+
+def frames_run(data_dir, file, frames, per_event=None, sparse=False, **metadata):
     """Write frames into an HDF5 file, if there is none, and a run that refers to it."""
-    if not file.exists():
+    if not file.exists() and sparse:
+        write_photons(file, frames)
+    elif not file.exists():
         with h5py.File(file, "w") as stream:
             stream["/entry/data/data"] = frames
     shape = list(frames.shape[1:]) if per_event is None else [per_event, *frames.shape[1:]]
@@ -62,7 +76,14 @@ def frames_run(data_dir, file, frames, per_event=None, **metadata):
         mimetype="application/x-hdf5",
         uri=file.as_uri().replace("file://", "file://localhost"),
         data_key="im",
-        parameters={"dataset": "/entry/data/data", "chunk_shape": [1, *frames.shape[1:]]},
+        parameters={
+            "dataset": "/entry/data/events/event_index",
+            "event_id": "/entry/data/events/event_id",
+            "frame_shape": shape,
+            "chunk_shape": [1],
+        }
+        if sparse
+        else {"dataset": "/entry/data/data", "chunk_shape": [1, *frames.shape[1:]]},
     )
     with JournalWriter(data_dir / "journal") as writer:
         writer("start", run.start_doc)

@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["RECORDED", "restored"]
+__all__ = ["EVENT_INDEX", "RECORDED", "lists_photons", "restored"]
 
 #: Key of a stored descriptor: the recorded one, as JSON text.
 RECORDED = "recorded"
+#: Of an NXevent_data group: the place of each frame's first photon in ``event_id``.
+EVENT_INDEX = "event_index"
 
 
 def restored(documents: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -23,7 +25,10 @@ def restored(documents: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     Runs that were brought in without `RECORDED` come out as tiled has them.
     """
     columns: dict[str, dict[str, tuple[str, bool]]] = {}
+    shapes: dict[str, Any] = {}
     for name, doc in _descriptors_first(documents):
+        if name == "descriptor":
+            shapes |= {key: declared.get("shape") for key, declared in doc["data_keys"].items()}
         if name == "descriptor" and RECORDED in doc:
             columns[doc["uid"]] = {
                 stored: (key.get("original_key", stored), key.get("stored_as") == "json")
@@ -33,8 +38,24 @@ def restored(documents: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield name, _descriptor(doc)
         elif name == "event" and columns.get(doc["descriptor"]):
             yield name, _event(doc, columns[doc["descriptor"]])
+        elif name == "stream_resource" and lists_photons(doc):
+            yield name, _photons(doc, shapes.get(doc["data_key"]))
         else:
             yield name, doc
+
+
+def lists_photons(resource: Mapping[str, Any]) -> bool:
+    """Whether a stream resource leads to an NXevent_data group instead of pixels."""
+    dataset = (resource.get("parameters") or {}).get("dataset")
+    return isinstance(dataset, str) and dataset.rpartition("/")[2] == EVENT_INDEX
+
+
+def _photons(resource: Mapping[str, Any], shape: Any) -> dict[str, Any]:
+    """Give back what tiled drops, without which nobody knows photons from pixels."""
+    parameters = resource["parameters"]
+    group = parameters["dataset"].removesuffix(EVENT_INDEX)
+    known = {"event_id": f"{group}event_id", "frame_shape": shape, "chunk_shape": [1]}
+    return {**resource, "parameters": {**parameters, **known}}
 
 
 def _descriptors_first(documents: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

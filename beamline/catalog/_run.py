@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 
-from beamline.catalog._restore import restored
+from beamline.catalog._photons import PhotonFrames
+from beamline.catalog._restore import lists_photons, restored
 
 __all__ = ["Run"]
 
@@ -27,7 +28,8 @@ class Run(BlueskyRunV3):
         fill
             Put the frames, read from their files, into the events as arrays, with true in
             ``filled``; descriptors then have nothing external, and the documents that refer to
-            the files are left out. An event whose frame was never written keeps false.
+            the files are left out. An event whose frame was never written keeps false. Frames that
+            are lists of photons are counted into pixels, if their file is on this machine.
 
         Raises
         ------
@@ -40,8 +42,9 @@ class Run(BlueskyRunV3):
     def _filled(self, documents: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         streams: dict[str, str] = {}
         shapes: dict[str, dict[str, list[Any]]] = {}
-        sources: dict[str, dict[str, _Frames]] = {}
-        keys: dict[str, str] = {}
+        sources: dict[str, dict[str, _Source]] = {}
+        types: dict[str, str] = {}
+        resources: dict[str, Mapping[str, Any]] = {}
         for name, doc in documents:
             if name == "descriptor":
                 streams[doc["uid"]] = doc["name"]
@@ -50,12 +53,20 @@ class Run(BlueskyRunV3):
                     for key, declared in doc["data_keys"].items()
                     if "external" in declared
                 }
+                for key, declared in doc["data_keys"].items():
+                    types[key] = declared.get("dtype_numpy") or "<u4"
             elif name == "stream_resource":
-                keys[doc["uid"]] = doc["data_key"]
+                resources[doc["uid"]] = doc
             elif name == "stream_datum":
-                stream, key = streams[doc["descriptor"]], keys[doc["stream_resource"]]
+                resource = resources[doc["stream_resource"]]
+                stream, key = streams[doc["descriptor"]], resource["data_key"]
                 events = doc["seq_nums"]["stop"] - doc["seq_nums"]["start"]
-                found = _Frames(self._client(stream, key), events, shapes[stream][key])
+                shape = shapes[stream][key]
+                found: _Source = (
+                    PhotonFrames(resource, events, shape, types[key])
+                    if lists_photons(resource)
+                    else _Frames(self._client(stream, key), events, shape)
+                )
                 sources.setdefault(stream, {})[key] = found
         for name, doc in documents:
             if name == "descriptor":
@@ -69,6 +80,11 @@ class Run(BlueskyRunV3):
 
     def _client(self, stream: str, key: str) -> Callable[[], Any]:
         return lambda: self[stream][key]
+
+
+class _Source(Protocol):
+    def get(self, seq_num: int) -> Any:
+        """Return the frame, or the stack of frames, of one event; None if there is none."""
 
 
 class _Frames:
@@ -100,7 +116,7 @@ class _Frames:
 
 
 def _fill(
-    event: Mapping[str, Any], keys: Iterable[str], sources: Mapping[str, _Frames]
+    event: Mapping[str, Any], keys: Iterable[str], sources: Mapping[str, _Source]
 ) -> dict[str, Any]:
     data, times = dict(event["data"]), dict(event["timestamps"])
     filled = dict(event.get("filled", {}))

@@ -8,14 +8,17 @@ import event_model
 import h5py
 import numpy as np
 import pytest
-from catalog_runs import NUMBER
+from catalog_runs import NUMBER, frames_run
 from nexus_documents import line_run, mesh_run, paged, powder_run, stills_run, xafs_run
 
 from beamline.catalog import sync_catalog
+from beamline.catalog._client import opened
 from beamline.cli import main
-from beamline.documents import JournalWriter
+from beamline.core.errors import MissingError
+from beamline.documents import Journal, JournalWriter
 from beamline.documents.replay import completed, replay
 from beamline.nexus.compare import compare_files
+from callbacks.cxi import CXIWriter
 from callbacks.nexus import NeXusWriter
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -123,3 +126,33 @@ def test_replay_asks_the_server_of_the_settings(recorded, tmp_path: Path, capsys
     assert command(*asked, tmp_path) != 0
     assert "http://127.0.0.1:1/api/v1, does not answer" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_of_photons_come_back_dense_and_are_linked_again(tmp_path: Path):
+    counts = np.random.default_rng(3).poisson(0.3, (5, 6, 4)).astype("<u4")
+    uid = frames_run(tmp_path, tmp_path / "photons.h5", counts, sparse=True, scan_id=1)
+    live, again = NeXusWriter(tmp_path / "nexus"), NeXusWriter(tmp_path / "again")
+    replay(Journal(tmp_path / "journal").documents(uid), [live])
+    assert sync_catalog(tmp_path).failed == {}
+    with opened(tmp_path) as catalog:
+        filled = [doc for name, doc in catalog[1].documents(fill=True) if name == "event"]
+        replay(catalog[1].documents(), [again])
+    assert np.array_equal([doc["data"]["im"] for doc in filled], counts)
+    assert all(doc["filled"]["im"] for doc in filled)
+    different = compare_files(live.files[0], again.files[0])
+    assert [said for said in different if MADE_ANEW not in said] == []
+    with h5py.File(again.files[0]) as file:
+        assert file["entry/instrument/im_events/event_index"].shape == (5,)
+    with opened(tmp_path) as catalog:
+        (tmp_path / "photons.h5").unlink()
+        with pytest.raises(MissingError, match=r"photons\.h5, which is not on this machine"):
+            list(catalog[1].documents(fill=True))
+
+
+def test_photons_are_in_no_cxi_file_and_that_is_said(tmp_path: Path, caplog):
+    counts = np.ones((5, 6, 4), "<u4")
+    uid = frames_run(tmp_path, tmp_path / "photons.h5", counts, sparse=True)
+    writer = CXIWriter(tmp_path / "cxi")
+    replay(Journal(tmp_path / "journal").documents(uid), [writer])
+    assert writer.files == []
+    assert "the 5 frames of im are events (photons)" in caplog.text
