@@ -12,9 +12,18 @@ import numpy.typing as npt
 from beamline.documents.consumers import Consumer, deliver
 from beamline.xpcs.correlation import Correlation, lag_grid
 from beamline.xpcs.diffusion import Diffusion
+from beamline.xpcs.geometry import convert_q
 from beamline.xpcs.partitions import QPartition
+from beamline.xpcs.schemas import Q_UNITS
 
-__all__ = ["G2Run"]
+__all__ = ["G2Run", "q_of_bins"]
+
+
+def q_of_bins(partition: QPartition) -> npt.NDArray[np.float64]:
+    """Return q at the centre of each dynamic bin, 1/nm; of bins of something else, that."""
+    unit = partition.map_units[0]
+    values = partition.dynamic_q
+    return convert_q(values, unit, "nm^-1") if unit in Q_UNITS else values
 
 
 class G2Run:
@@ -70,7 +79,7 @@ class G2Run:
         self._constant = {
             "lag": self._lags.tolist(),
             "delay": (self._lags * frame_time).tolist(),
-            "q": partition.dynamic_q.tolist(),
+            "q": q_of_bins(partition).tolist(),
             "phi": partition.dynamic_phi.tolist(),
         }
         keys = {

@@ -45,7 +45,7 @@ class ArraySource:
     def read_block(self, start: int, stop: int) -> FrameBlock:
         """Read rows from `start` on: up to `stop`, or fewer."""
         stop = min(stop, start + _BLOCK)
-        return FrameBlock(np.asarray(self._frames[start:stop]), None, None, None, None)
+        return FrameBlock(np.array(self._frames[start:stop]), None, None, None, None)
 
 
 def open_source(path: Path, dataset: str | None = None) -> tuple[Any, tuple[int, int]]:

@@ -14,6 +14,7 @@ from beamline.xpcs.correlation import Correlation
 from beamline.xpcs.diffusion import Diffusion, measure_diffusion
 from beamline.xpcs.hdf5_facade import HDF5Facade
 from beamline.xpcs.result import result_tree
+from callbacks._xpcs_documents import q_of_bins
 from callbacks._xpcs_plot import G2Picture
 
 __all__ = ["make_folder", "picture_of", "summary", "write_result"]
@@ -37,7 +38,9 @@ def write_result(
     StorageError
         If it can't be written.
     """
-    diffusion = measure_diffusion(analysis.partition, found, analysis.frame_time)
+    diffusion = measure_diffusion(
+        analysis.partition, found, analysis.frame_time, intensity=analysis.scattering()
+    )
     result = analysis.result(
         start,
         stop,
@@ -85,7 +88,7 @@ def picture_of(
         delays=found.delays,
         g2=found.g2,
         errors=found.g2_err_block,
-        q=analysis.partition.dynamic_q,
+        q=q_of_bins(analysis.partition),
         title=f"{title} · {found.n_frames} frames{missing}",
         rates=rates,
     )

@@ -2,7 +2,7 @@
 
 Run with ``python examples/xpcs_live.py [FRAMES] [FOLDER]`` (2000 xpcs-example). It takes a series
 of photon events of spheres that diffuse with a known constant, prints g2 of some bins while the run
-goes on, and compares D with the truth. In FOLDER/xpcs are the result file and its picture.
+goes on, and compares D with the truth. In FOLDER/example are the result file and its picture.
 """
 
 import sys
@@ -31,7 +31,12 @@ def main() -> None:
     frames = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     folder = sys.argv[2] if len(sys.argv) > 2 else "xpcs-example"
     writer = XPCSWriter(
-        f"{folder}/xpcs", n_dynamic=12, n_static=60, q_range=(0.5, 3.0), interval=1.0, sinks=[show]
+        f"{folder}/example",
+        n_dynamic=12,
+        n_static=60,
+        q_range=(0.5, 3.0),
+        interval=1.0,
+        sinks=[show],
     )
     settings = load_settings(data_dir=folder, time_scale=2.0)
     with simulated_beamline(settings, live_table=False, progress=False) as session:

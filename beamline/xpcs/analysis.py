@@ -123,6 +123,11 @@ class XPCSAnalysis:
         self.n_restarts += 1
         self._multitau.skip(1 << (self.levels + 3))
 
+    def scattering(self) -> Array:
+        """Return the mean counts of the frames so far, (H, W)."""
+        mean: Array = self._sum / max(self.n_frames, 1)
+        return mean.reshape(self.partition.shape)
+
     def correlation(self) -> Correlation:
         """Return g2 of the frames so far.
 
@@ -171,7 +176,7 @@ class XPCSAnalysis:
             g2_err=found.g2_err,
             g2_err_block=found.g2_err_block,
             affected=found.affected,
-            scattering_2d=(self._sum / self.n_frames).reshape(self.partition.shape),
+            scattering_2d=self.scattering(),
             scattering_1d=self._segments.mean() / self._pixels,
             scattering_1d_segments=segments,
             intensity_vs_time=trace,

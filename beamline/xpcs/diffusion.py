@@ -172,6 +172,7 @@ def measure_diffusion(
     correlation: Correlation,
     frame_time: float,
     *,
+    intensity: Array | None = None,
     baseline: float | None = None,
 ) -> Diffusion:
     """Fit D to all bins, and Γ to each.
@@ -184,11 +185,13 @@ def measure_diffusion(
         g2 and its covariance.
     frame_time
         s.
+    intensity
+        (H, W) mean counts of the pixels: bright ones weigh more in g2, by their square.
     baseline
         Keep b at this; None fits it in each bin.
     """
     n = partition.dynamic.n_labels
-    squares = _mean_square_q(partition)
+    squares = _mean_square_q(partition, intensity)
     of = partition.static_to_dynamic - 1
     mean_squares = np.bincount(of, squares, n) / np.bincount(of, minlength=n)
     gamma, gamma_err, contrast, offset = (np.full(n, np.nan) for _ in range(4))
@@ -222,14 +225,24 @@ def measure_diffusion(
     )
 
 
-def _mean_square_q(partition: QPartition) -> Array:
-    """Return the mean q² of each static bin, Å⁻²."""
+def _mean_square_q(partition: QPartition, intensity: Array | None) -> Array:
+    """Return the mean q² of each static bin, Å⁻², as g2 weighs its pixels."""
     assert partition.metadata is not None  # noqa: S101  (`XPCSResult` has looked)
     squares = q_values(partition.metadata, exact=True, unit="A^-1").ravel() ** 2
-    static = partition.static
-    sums = np.bincount(static.roi_map.ravel(), squares, static.n_labels + 1)[1:]
-    mean: Array = sums / static.num_list
-    return mean
+    labels, number = partition.static.roi_map.ravel(), partition.static.n_labels + 1
+
+    def mean(weights: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            total = np.bincount(labels, weights * squares, number)
+            found: Array = (total / np.bincount(labels, weights, number))[1:]
+        return found
+
+    plain = mean(np.ones(labels.size))
+    if intensity is None:
+        return plain
+    weighted = mean(np.where(labels > 0, intensity.ravel(), 0.0) ** 2)
+    # A bin without light has no weights, and no g2 either.
+    return np.where(np.isfinite(weighted), weighted, plain)
 
 
 def _curve(

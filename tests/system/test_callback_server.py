@@ -348,3 +348,34 @@ def test_a_failure_after_the_end_of_a_run_stops_the_next_one_once(source, serve)
     run_engine(plans.count([det], num=2))
     assert stops[-1]["exit_status"] == "success"
     assert child.stop(timeout=10) == 1
+
+
+def test_g2_of_a_run_over_the_network_is_that_of_a_consumer_here(source, serve, tmp_path):
+    import h5py
+    import numpy as np
+    from xpcs_documents import Series, frames_of
+
+    from callbacks.xpcs import XPCSWriter
+
+    here = XPCSWriter(tmp_path / "here", plot_interval=0, sinks=[])
+    send = Fanout(source.send, here)
+    child = serve("xpcs")
+    series = Series(tmp_path, send, sparse=True)
+    frames = frames_of(120)
+    for first in (0, 40, 80):
+        series.write(frames[first : first + 40])
+        series.refer()
+    series.stop()
+    folder = tmp_path / "server" / "xpcs"
+    until(lambda: list(folder.glob("*_results.hdf")), what="the result file")
+    (path,), (own,) = folder.glob("*_results.hdf"), here.files
+    assert path.name == own.name
+    with h5py.File(path) as there, h5py.File(own) as local:
+        for name in ("normalized_g2", "normalized_g2_err_block", "delay_list"):
+            np.testing.assert_array_equal(
+                there[f"/xpcs/multitau/{name}"][()], local[f"/xpcs/multitau/{name}"][()]
+            )
+    assert path.with_suffix(".png").exists()
+    until(lambda: metrics(child)['consumer_errors_total{consumer="xpcs"}'] == 0)
+    # The server's own journal of g2.
+    assert list((folder / "journal").glob("*/*.journal"))
