@@ -7,7 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from beamline.core.errors import ConfigurationError, ConnectionLostError, MissingError
+from beamline.core.errors import (
+    ConfigurationError,
+    ConnectionLostError,
+    MissingError,
+    StorageError,
+)
 from beamline.streaming.shard_actor import ShardActor, ShardSettings
 
 __all__ = ["Topology", "connect", "create", "discover"]
@@ -193,7 +198,23 @@ def _named_shards(base_name: str) -> dict[str, list[int]]:
 
 
 def _settings(actor: Any) -> ShardSettings:
-    import ray
+    """Ask a shard how its queue was made.
 
-    settings: ShardSettings = ray.get(actor.settings.remote())
+    Raises
+    ------
+    StorageError
+        If the shard could not begin because of its directory.
+    ConnectionLostError
+        If it ended meanwhile.
+    """
+    import ray
+    from ray.exceptions import RayActorError
+
+    try:
+        settings: ShardSettings = ray.get(actor.settings.remote())
+    except RayActorError as error:
+        # Ray tells why a constructor failed as text, the exception in its last lines.
+        if reason := re.search(r"StorageError: (.+)", str(error)):
+            raise StorageError(reason[1]) from None
+        raise ConnectionLostError(f"a queue ended while it was asked: {error}") from error
     return settings

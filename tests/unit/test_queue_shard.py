@@ -176,12 +176,14 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path):
         open_log(tmp_path / "file" / "log")
 
 
-def test_the_end_is_known_after_a_restart(tmp_path):
-    shard = make_shard(open_log(tmp_path))
+@pytest.mark.parametrize("fsync", [False, True])
+def test_the_end_is_known_after_a_restart(tmp_path, fsync):
+    shard = make_shard(open_log(tmp_path, fsync=fsync))
     other = Party("other", "o1", HERE)
     shard.begin(PRODUCER)
     shard.begin(other)
     add(shard, 0)
+    shard.sync()
     shard.end(PRODUCER)
     shard._log.close()
     shard = make_shard(open_log(tmp_path))

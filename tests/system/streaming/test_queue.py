@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from beamline.core.errors import ConfigurationError, MissingError, QueueError
+from beamline.core.errors import ConfigurationError, MissingError, QueueError, StorageError
 from beamline.streaming.items import PipelineOutput, PreprocessingMetadata
 from beamline.streaming.queue import ShardedQueueManager, discover
 
@@ -105,12 +105,17 @@ def test_items_come_in_order_and_back_until_they_are_acknowledged(namespace):
     assert not ShardedQueueManager("fair", None).ended
 
 
-def test_topology_is_found_and_not_believed(namespace):
+def test_topology_is_found_and_not_believed(namespace, tmp_path):
     import ray
 
     with pytest.raises(MissingError, match="there is no queue 'nothing'"):
         ShardedQueueManager("nothing", 2, create=False)
     assert discover("nothing") is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        StorageError, match=r"^a queue can't be kept in .* choose another directory"
+    ):
+        ShardedQueueManager("nothing", 2, directory=tmp_path / "file")
     made = ShardedQueueManager("topology", 2)
     assert made.put("x")
     with pytest.raises(ConfigurationError, match="has 2 shards, but 4 were asked for"):
