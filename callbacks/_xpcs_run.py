@@ -46,6 +46,7 @@ class XPCSSettings:
 
     directory: Path
     levels: int
+    two_time: int
     interval: float
     plot_interval: float
     frame_time: float | None
@@ -212,7 +213,13 @@ class XPCSRun:
             self._write({"time": time.time(), "exit_status": "success", "reason": reason})
         self._version = version
         frame_time, exposure = self._times()
-        self._analysis = XPCSAnalysis(partition, frame_time, exposure, levels=self._settings.levels)
+        self._analysis = XPCSAnalysis(
+            partition,
+            frame_time,
+            exposure,
+            levels=self._settings.levels,
+            two_time=self._settings.two_time,
+        )
         self._part += 1
         self._count("partitions")
         if self._g2 is None:

@@ -64,6 +64,9 @@ class XPCSWriter:
         Of bins that are made, as for `beamline.xpcs.partitions.make_partition`.
     levels
         Of the multi-tau correlator: the longest lag is 2^(levels + 2) frames.
+    two_time
+        Frames that the two-time correlation keeps at most (of longer runs, sums of neighbours are
+        correlated); 0: there is none.
     interval
         Seconds between two documents of g2, at least; of large detectors it takes as long to make
         one as until the next.
@@ -112,6 +115,7 @@ class XPCSWriter:
         method: Literal["linear", "log"] = "linear",
         q_range: tuple[float, float] | None = None,
         levels: int = 8,
+        two_time: int = 0,
         interval: float = 0.25,
         plot_interval: float = 2.0,
         frame_time: float | None = None,
@@ -130,6 +134,7 @@ class XPCSWriter:
         self.settings = XPCSSettings(
             directory=Path(directory),
             levels=levels,
+            two_time=two_time,
             interval=interval,
             plot_interval=plot_interval,
             frame_time=frame_time,

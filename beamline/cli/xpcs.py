@@ -42,6 +42,10 @@ _FILES = (".h5", ".hdf5", ".hdf", ".nxs", ".npy")
     help="File with bins (`beamline qmap`, SimpleMask, an earlier result), instead of --bins ….",
 )  # fmt: skip
 @click.option("--levels", default=8, show_default=True, help="Levels of the multi-tau correlator.")
+@click.option(
+    "--two-time", default=0, metavar="FRAMES",
+    help="Add the two-time correlation, of at most so many frames (sums of neighbours beyond).",
+)  # fmt: skip
 @click.option("--frame-time", type=float, help="From one frame to the next, s.")
 @click.option("--exposure", type=float, help="Exposure time of a frame, s.")
 @click.option("--dataset", help="Of FILE: where the frames are.")
@@ -109,6 +113,7 @@ def _of_run(name: str, given: Mapping[str, Any]) -> None:
         partition=_partition(given),
         mask=_mask(given),
         levels=given["levels"],
+        two_time=given["two_time"],
         frame_time=given["frame_time"],
         every_run=True,
         interval=float("inf"),
@@ -158,7 +163,9 @@ def _of_file(path: Path, given: Mapping[str, Any]) -> None:
         geometry = _geometry(path, shape, facts, given)
         partition = make_partition(geometry, _mask(given), **_bin_options(given))
     exposure = given["exposure"] or facts.get("exposure") or frame_time
-    analysis = XPCSAnalysis(partition, frame_time, exposure, levels=given["levels"])
+    analysis = XPCSAnalysis(
+        partition, frame_time, exposure, levels=given["levels"], two_time=given["two_time"]
+    )
     began = time.time()
     with _progress("correlating", source.rows()) as advance:
         for problem in analyse(source, analysis, advance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,15 @@ from beamline.xpcs.averages import IntensityTrace, ScatteringSegments
 from beamline.xpcs.correlation import Correlation
 from beamline.xpcs.multitau import MultiTau
 from beamline.xpcs.partitions import QPartition
-from beamline.xpcs.result import XPCSResult
+from beamline.xpcs.result import TwoTimePart, XPCSResult
+from beamline.xpcs.twotime import TwoTime
 
 __all__ = ["XPCSAnalysis"]
 
 Array = npt.NDArray[np.float64]
+
+#: Consecutive parts of a run of which g2 is made from the two-time correlation.
+_SEGMENTS = 5
 
 
 class XPCSAnalysis:
@@ -33,6 +38,9 @@ class XPCSAnalysis:
         Of a frame, s.
     levels
         Of the multi-tau correlator.
+    two_time
+        Frames that the two-time correlation keeps at most; of longer runs, sums of neighbours are
+        correlated. 0: there is none.
 
     Attributes
     ----------
@@ -48,7 +56,13 @@ class XPCSAnalysis:
     """
 
     def __init__(
-        self, partition: QPartition, frame_time: float, exposure: float, *, levels: int = 8
+        self,
+        partition: QPartition,
+        frame_time: float,
+        exposure: float,
+        *,
+        levels: int = 8,
+        two_time: int = 0,
     ) -> None:
         self.partition = partition
         self.frame_time, self.exposure, self.levels = frame_time, exposure, levels
@@ -57,6 +71,12 @@ class XPCSAnalysis:
         self._multitau = MultiTau(
             partition.dynamic_roi_map, partition.static_roi_map, frame_time, levels=levels
         )
+        self._twotime: TwoTime | None = None
+        if two_time:
+            self._twotime = TwoTime(
+                partition.dynamic_roi_map, partition.static_roi_map, frame_time,
+                max_frames=two_time,
+            )  # fmt: skip
         self._static = partition.static_roi_map.ravel().astype(np.int32)
         self._pixels = partition.static.num_list.astype(np.float64)
         self._sum = np.zeros(partition.shape[0] * partition.shape[1])
@@ -77,6 +97,8 @@ class XPCSAnalysis:
                 "take the partition of this detector."
             )
         self._multitau.add(frames)
+        if self._twotime is not None:
+            self._twotime.add(frames)
         from beamline.xpcs._average_kernels import sum_frames
 
         flat = np.ascontiguousarray(frames).reshape(len(frames), -1)
@@ -91,6 +113,8 @@ class XPCSAnalysis:
     ) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
         self._multitau.add_events(pixels, first)
+        if self._twotime is not None:
+            self._twotime.add_events(pixels, first)
         from beamline.xpcs._average_kernels import sum_events
 
         ends = np.append(first, len(pixels)).astype(np.int64)
@@ -115,6 +139,8 @@ class XPCSAnalysis:
         self.n_missing += number
         self._next += number
         self._multitau.skip(number)
+        if self._twotime is not None:
+            self._twotime.skip(number)
 
     def restart(self) -> None:
         """Say that the frames from here on have nothing to do with those before."""
@@ -122,6 +148,9 @@ class XPCSAnalysis:
             return
         self.n_restarts += 1
         self._multitau.skip(1 << (self.levels + 3))
+        if self._twotime is not None:
+            # How much time has passed is not known: one empty row stands for it.
+            self._twotime.skip(1)
 
     def scattering(self) -> Array:
         """Return the mean counts of the frames so far, (H, W)."""
@@ -192,6 +221,31 @@ class XPCSAnalysis:
                 **(settings or {}),
             },
             fits=fits or {},
+            twotime=self._twotime_part(),
+        )
+
+    def _twotime_part(self) -> TwoTimePart | None:
+        if self._twotime is None:
+            return None
+        found = self._twotime.result()
+        lit = [k for k, own in enumerate(found.c2) if np.isfinite(own).any()]
+        length = len(found.times) // _SEGMENTS
+        segments = [
+            dataclasses.replace(
+                found,
+                c2=found.c2[lit, part : part + length, part : part + length],
+                times=found.times[:length],
+            ).g2()
+            for part in range(0, length * _SEGMENTS, max(length, 1))
+        ]
+        return TwoTimePart(
+            bins=tuple(k + 1 for k in lit),
+            c2=tuple(found.c2[k].astype(np.float64) for k in lit),
+            g2=found.g2()[:, lit],
+            g2_segments=np.stack(segments, axis=1)
+            if length
+            else np.zeros((0, _SEGMENTS, len(lit))),
+            avg_frame=found.stride,
         )
 
     def _gather(self, counts: Array) -> None:

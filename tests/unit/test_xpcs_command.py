@@ -66,12 +66,21 @@ def test_an_array_and_a_partition_of_an_earlier_result(tmp_path, run):
     np.save(tmp_path / "stack.npy", frames)
     status, out, err = run(
         tmp_path / "stack.npy", *GEOMETRY, "--energy", "9", "--frame-time", "1e-3", "--exposure",
-        "5e-4",
+        "5e-4", "--two-time", "40",
     )  # fmt: skip
     assert status == 0, err
     result = tmp_path / "out" / "stack_results.hdf"
     assert str(result) in out
     first = g2_of(tmp_path / "out")
+    with h5py.File(result) as file:
+        # 60 frames in at most 40: sums of two.
+        assert file["/xpcs/twotime/config/avg_frame"][()] == 2
+        assert file["/xpcs/twotime/processed_bins"][()].tolist() == [1, 2, 3]
+        assert file["/xpcs/twotime/correlation_map/c2_00003"].shape == (30, 30)
+        assert file["/xpcs/twotime/normalized_g2"].shape == (30, 3)
+        assert file["/xpcs/twotime/normalized_g2_segments"].shape == (6, 5, 3)
+        g2 = file["/xpcs/twotime/normalized_g2"][()]
+        assert np.all(g2[1] > g2[20] + 0.2)
     again = tmp_path / "again.npy"
     np.save(again, frames)
     status, _, err = run(again, "--partition", result, "--frame-time", "1e-3", "--no-picture")
