@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 from beamline.core.errors import BeamlineError
 
 __all__ = ["DiskFullError", "reserve", "sync"]
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 #: Free disk space that a block leaves, and has for what HDF5 needs beside the rows, bytes.
 _RESERVE = 4_000_000
@@ -50,7 +53,7 @@ def reserve(path: Path, end: int, needed: int, waiting: str) -> None:
     handle = os.open(path, os.O_WRONLY)
     try:
         size = os.fstat(handle).st_size
-        os.posix_fallocate(handle, end, needed)
+        _allocate(handle, end, needed)
     except OSError as error:
         os.ftruncate(handle, size)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -58,11 +61,27 @@ def reserve(path: Path, end: int, needed: int, waiting: str) -> None:
                 f"{path} needs {needed / 1e6:.0f} MB to grow, and does not get them "
                 f"({error.strerror}): {waiting}."
             ) from None
-        # Some file systems can't set room aside.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+        # Some file systems (NFS 3) can't set room aside.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
     finally:
         os.close(handle)
+
+
+def _allocate(handle: int, start: int, size: int) -> None:
+    """Call the system's ``fallocate``.
+
+    `os.posix_fallocate` writes to every block instead where the file system can't do it, which
+    takes longer than the data that follow.
+    """
+    call = getattr(_libc, "fallocate", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+    while call(handle, 0, start, size):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import resource
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from beamline.core.errors import ConfigurationError
+from beamline.crystallography import _cxi_disk
 from beamline.crystallography.cxi import (
     CXIEvent,
     CXIFile,
@@ -534,3 +536,11 @@ def test_files_that_are_no_files(tmp_path):
 
 def test_an_empty_run_is_a_sound_file(tmp_path):
     assert check_cxi(write(tmp_path / "a.cxi", [])) == []
+
+
+def test_file_systems_that_can_not_set_room_aside_are_written_to(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(_cxi_disk, "_allocate", refuse)
+    assert check_cxi(write(tmp_path / "a.cxi", [event(n) for n in range(1, 6)])) == []
