@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -40,7 +41,7 @@ _SHARE_OF_STORE = 0.3
 class ShardedQueueManager:
     """A queue made of several actors, for its producers and for its consumers.
 
-    Not for use from several threads at a time.
+    Threads may share one; then they take turns. Sent to another process, it connects anew there.
 
     Parameters
     ----------
@@ -138,9 +139,17 @@ class ShardedQueueManager:
         self._get_shard = 0
         self._needed = 0
         self._full: set[int] = set()
+        self._told = False
+        # Numbers of items and of requests must rise one by one.
+        self._putting = threading.RLock()
+        self._taking = threading.RLock()
         answers = self._calls.all("ended") if self.can_lease else []
         self._generations = [generation for _, generation in answers]
         self._ends = [ended for ended, _ in answers]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Elsewhere it is another producer and another consumer.
+        return _connected, (self.base_name, self.namespace)
 
     # --- producing
 
@@ -182,11 +191,10 @@ class ShardedQueueManager:
         QueueError
             If the first item can never be taken.
         """
-        if not self.can_lease:
-            return self._plain.put(items)
-        if len(self._full) == self.num_shards and not self._any_has_room():
-            return 0
-        return self._offer(self._packed(items))
+        with self._putting:
+            if not self.can_lease:
+                return self._plain.put(items)
+            return self._offer(self._packed(items)) if self._any_has_room() else 0
 
     def put_wait(self, item: Any, timeout: float | None = None) -> bool:
         """Put an item, and wait for room if there is none.
@@ -202,19 +210,27 @@ class ShardedQueueManager:
             False if there was no room all the time.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
-        parcels = self._packed([item]) if self.can_lease else []
-        told = False
-        while not (self._offer(parcels) if self.can_lease else self.put(item)):
-            left = end - time.monotonic()
-            if left <= 0:
-                return False
-            if not told:
-                _log.warning("queue %s is full; its producer waits.", self.base_name)
-                told = True
-            self._calls.wait(
-                "wait_for_room", min(left, _LONGEST_WAIT), [(self._needed,)] * self.num_shards
-            )
-        return True
+        parcels: list[Parcel] = []
+        with self._putting:
+            while True:
+                if not self.can_lease:
+                    done = self._plain.put([item])
+                elif done := self._any_has_room():
+                    # Its arrays are copied once, however often it is offered.
+                    parcels = parcels or self._packed([item])
+                    done = self._offer(parcels)
+                if done:
+                    self._told = False
+                    return True
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                if not self._told:
+                    _log.warning("queue %s is full; its producer waits.", self.base_name)
+                    self._told = True
+                self._calls.wait(
+                    "wait_for_room", min(left, _LONGEST_WAIT), [(self._needed,)] * self.num_shards
+                )
 
     def end(self) -> None:
         """Say that this producer puts nothing more; says nothing to the reference's actors."""
@@ -252,13 +268,15 @@ class ShardedQueueManager:
         """
         end = time.monotonic() + timeout
         while True:
-            leases = self._lease_now(max_items)
+            with self._taking:
+                leases = self._lease_now(max_items)
             left = end - time.monotonic()
             if leases or left <= 0 or self.ended:
                 return leases
-            self._calls.wait(
-                "wait_for_items", min(left, _LONGEST_WAIT), [(ended,) for ended in self._ends]
-            )
+            with self._taking:
+                self._calls.wait(
+                    "wait_for_items", min(left, _LONGEST_WAIT), [(ended,) for ended in self._ends]
+                )
 
     def ack(self, leases: Iterable[Lease]) -> int:
         """Acknowledge items: what they hold is safe elsewhere, and they never come again.
@@ -383,6 +401,9 @@ class ShardedQueueManager:
         return done
 
     def _any_has_room(self) -> bool:
+        """Return whether it is worth packing an item: asks only if all shards were full."""
+        if len(self._full) < self.num_shards:
+            return True
         full = self._calls.all("is_full")
         self._full = {shard for shard, is_full in enumerate(full) if is_full}
         return not all(full)
@@ -419,6 +440,10 @@ class ShardedQueueManager:
         for shard, answer in zip(share, answers, strict=True):
             leases += [_opened(shard, Given(*given)) for given in answer]
         return {s for s, answer in zip(share, answers, strict=True) if len(answer) == share[s]}
+
+
+def _connected(base_name: str, namespace: str) -> ShardedQueueManager:
+    return ShardedQueueManager(base_name, None, namespace=namespace, create=False)
 
 
 def _opened(shard: int, given: Given) -> Lease:

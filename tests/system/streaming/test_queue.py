@@ -129,6 +129,16 @@ def test_topology_is_found_and_not_believed(namespace, tmp_path):
     found = discover("topology")
     assert (found.num_shards, found.can_lease, found.namespace) == (2, True, namespace)
     assert ShardedQueueManager("topology", None).get() == "x"
+    assert made.put("y")
+
+    @ray.remote(num_cpus=0)
+    def elsewhere(queues):
+        # A copy that went on with the numbers of the first would be taken for a repetition.
+        return queues[0].put("z")
+
+    assert ray.get(elsewhere.remote([made]))
+    assert made.put("again")
+    assert {made.get() for _ in range(3)} == {"y", "z", "again"}
 
 
 def test_a_full_queue_says_so_and_waits_for_room(namespace, party):
