@@ -10,6 +10,7 @@ import resource
 import signal
 
 import h5py
+import hdf5plugin  # noqa: F401  (to read bitshuffle)
 import numpy as np
 import pytest
 
