@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from beamline.core.disk import sync
 from beamline.nexus.rows import converted
 from beamline.nexus.tree import (
     Attribute,
@@ -401,7 +402,7 @@ class NexusFile:
         finally:
             self.abandon()
         self.part.replace(self.path)
-        _sync_directory(self.path.parent)
+        sync(self.path.parent)
 
     def _close(self) -> None:
         self._file.close()
@@ -432,11 +433,3 @@ def set_attributes(node: Any, attributes: Mapping[str, Attribute]) -> None:
             node.attrs.create(name, value, dtype=_TEXT)
         else:
             node.attrs[name] = value
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from beamline.core.disk import written_now
+
 __all__ = ["OrderedFile"]
 
 _PAGE = 4096
@@ -228,14 +230,8 @@ def _without_name(path: Path) -> tuple[int, Path | None]:
 
 
 def _refuse_if_written(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(descriptor)
+    if written_now(path):
+        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
 
 
 def _consecutive(numbers: Sequence[int]) -> list[list[int]]:

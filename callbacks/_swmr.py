@@ -6,13 +6,13 @@ whatever a descriptor, a resource or the stop document adds, and enters it again
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 
+from beamline.core.disk import sync
 from beamline.nexus.tree import Column, Tree
 from callbacks._hdf5 import ColumnData, NexusFile
 
@@ -70,11 +70,7 @@ class SwmrNexusFile(NexusFile):
 
     def _close(self) -> None:
         self._file.close()
-        descriptor = os.open(self.part, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(self.part)
 
     def _let_go(self) -> None:
         """Nothing but the file itself is held."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from array import array
 from pathlib import Path
 
+from beamline.core.disk import locked_by_writer
 from beamline.documents._network_wire import CUT, ENDED, OPEN
 from beamline.documents._records import (
     _ARRAY2,
@@ -114,14 +114,7 @@ class JournalTail:
 
     def being_written(self) -> bool:
         """Whether a living process holds the file open for writing."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks can't say
-            return False
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        return False
+        return locked_by_writer(self._descriptor)
 
     def read(self, first: int, most: int, most_bytes: int = _BLOCK) -> tuple[bytes, int]:
         """Return records, one after the other, and how many they are.

@@ -12,7 +12,6 @@ A file without the footer belongs to a run that is going on, or was cut off.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import struct
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from beamline.core.disk import locked_by_writer
 from beamline.core.errors import FileFormatError
 from beamline.documents._encoding import pack, unpack
 
@@ -163,14 +163,7 @@ class JournalReader:
     @property
     def being_written(self) -> bool:
         """Whether a living process holds the file open for writing."""
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks can't say
-            return False
-        fcntl.flock(self._stream, fcntl.LOCK_UN)
-        return False
+        return locked_by_writer(self._stream)
 
     def start(self) -> dict[str, Any]:
         """Return the start document.

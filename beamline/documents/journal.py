@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from beamline.core.disk import sync
 from beamline.core.errors import BeamlineError
 from beamline.documents._encoding import pack
 from beamline.documents._records import MAGIC, SUFFIX, Damage, footer, read_journal, record
@@ -179,7 +180,8 @@ class _RunFile:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         for folder in (self.path.parent, self.path.parent.parent):
-            _sync_directory(folder)
+            with contextlib.suppress(OSError):  # some file systems refuse it for directories
+                sync(folder)
 
     def _write(self, *, sync: bool) -> None:
         assert self._descriptor is not None  # noqa: S101  (for the type checker)
@@ -200,15 +202,6 @@ def _day(start: Mapping[str, Any]) -> str:
         return datetime.fromtimestamp(start["time"], UTC).astimezone().date().isoformat()
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return "undated"
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems refuse it for directories
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _culprit(value: Any, where: str = "") -> str | None:

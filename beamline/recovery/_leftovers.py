@@ -6,8 +6,6 @@ holds all of it, and comes back when it doesn't.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,27 +17,10 @@ from beamline.core.errors import StorageError
 from beamline.nexus.contained import missing_from
 from beamline.validation.superblock import clear_flags, flags
 
-__all__ = ["BEFORE", "PART", "lost_with", "set_aside", "take_back", "written_now"]
+__all__ = ["BEFORE", "PART", "lost_with", "set_aside", "take_back"]
 
 PART = ".part"
 BEFORE = ".before"
-
-
-def written_now(path: Path) -> bool:
-    """Tell whether a living process has the lock on a file, as writers of HDF5 files do."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def set_aside(growing: Path) -> Path | None:

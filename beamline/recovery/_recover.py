@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from beamline.core.disk import written_now
 from beamline.core.errors import BeamlineError, FileFormatError, StorageError
 from beamline.documents.journal import Journal, RunSummary
 from beamline.documents.mending import complete_journal, mend_journal, missing_events
@@ -21,7 +22,6 @@ from beamline.recovery._leftovers import (
     lost_with,
     set_aside,
     take_back,
-    written_now,
 )
 from beamline.validation.repair import repair_file
 from callbacks.nexus import NeXusWriter, file_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from beamline.core.disk import sync, written_now
 from beamline.core.errors import FileFormatError, StorageError
 from beamline.crystallography.cxi import IN_PROGRESS
 from beamline.documents.mending import complete_journal, mend_journal
@@ -64,7 +64,8 @@ def repair_file(path: Path) -> tuple[Path, list[str]]:
         place = place.with_name(place.name.removesuffix(ending))
     if place != path and place.exists():
         raise StorageError(f"{path} cannot become {place}: there is such a file; move it away.")
-    _refuse_if_written(path)
+    if written_now(path):
+        raise StorageError(f"{path} is being written: it is left as it is.")
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".repair-") as folder:
             copy = Path(folder) / place.name
@@ -75,9 +76,9 @@ def repair_file(path: Path) -> tuple[Path, list[str]]:
                 done.append(f"renamed to {place.name}")
             if not done:
                 return path, done
-            _sync(copy)
+            sync(copy)
             copy.replace(place)
-            _sync(place.parent)
+            sync(place.parent)
     except (FileFormatError, StorageError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -89,18 +90,6 @@ def repair_file(path: Path) -> tuple[Path, list[str]]:
     if place != path:
         path.unlink()
     return place, done
-
-
-def _refuse_if_written(path: Path) -> None:
-    import fcntl
-
-    with path.open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{path} is being written: it is left as it is.") from None
-        except OSError:  # a file system without locks
-            return
 
 
 def _repair(copy: Path, original: Path) -> list[str]:
@@ -183,15 +172,7 @@ def _growing_below(group: Any) -> list[Any]:
 
 
 def _repair_cxi(file: Any, moment: str) -> list[str]:
-    growing: list[Any] = []
-    file.visititems(
-        lambda _, node: (
-            growing.append(node)
-            if isinstance(node, h5py.Dataset) and node.ndim and node.maxshape[0] is None
-            else None
-        )
-    )
-    done = _cut(growing)
+    done = _cut(_growing_below(file))
     entry = file["entry_1"]
     status = entry.get("exit_status")
     if status is None or status.asstr()[()] == "running":
@@ -224,11 +205,3 @@ def _cut(columns: list[Any]) -> list[str]:
         column.resize(rows, axis=0)
     longest = columns[lengths.index(max(lengths))].name
     return [f"{longest} and others were cut to the {rows} rows that all have"]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
