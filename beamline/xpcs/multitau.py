@@ -304,7 +304,8 @@ class MultiTau:
 
     def _add_dense_or_sparse(self, counts: npt.NDArray[Any]) -> None:
         n = len(counts)
-        if counts.dtype == np.uint16 and self._size % 4 == 0:
+        few = np.count_nonzero(counts[0]) <= 2.0 * _SPARSE * self._size
+        if few and counts.dtype == np.uint16 and self._size % 4 == 0:
             pixels = np.empty(int(_SPARSE * n * self._size), np.uint32)
             bounds = np.empty(n + 1, np.int64)
             number = self._kernels.find_events(counts, counts.view(np.uint64), pixels, bounds)

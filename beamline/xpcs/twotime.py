@@ -28,8 +28,6 @@ __all__ = ["MultiTauTwoTime", "MultiTauTwoTimeResult", "TwoTime", "TwoTimeResult
 Array32 = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 
-#: Pixels that are handled at once: frames of so many pixels stay in the cache.
-_CHUNK = 4096
 #: Frames that wait to be correlated with all before them.
 _BLOCK = 64
 #: Successive ages of `MultiTauTwoTime` that are kept, at most.
@@ -315,7 +313,7 @@ class _Order:
 
     def __init__(self, bins: Bins) -> None:
         order = np.argsort(bins.static, kind="stable")
-        self.pixels = bins.pixels[order]
+        self.pixels = bins.pixels[order].astype(np.intp)
         static = bins.static[order]
         self.n_dynamic = bins.n_dynamic
         self.starts = np.flatnonzero(np.r_[True, static[1:] != static[:-1]])
@@ -324,7 +322,7 @@ class _Order:
 
     def gathered(self, frame: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the valid pixels of a frame (H, W) in this order, as uint16 or float32."""
-        values = frame.ravel()[self.pixels]
+        values = np.take(frame.ravel(), self.pixels, mode="clip")
         if values.dtype in (np.uint8, np.uint16):
             return values.astype(np.uint16, copy=False)
         if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
@@ -348,7 +346,7 @@ class _Order:
             part = np.empty((n, size), np.float32)
             for row, frame in zip(part, frames, strict=True):
                 row[:] = frame[start : start + size]
-            mean = part.sum(axis=1, dtype=np.float64) / size
+            mean = (part @ np.ones(size, np.float32)).astype(np.float64) / size
             lit = mean > 0.0
             scale = np.where(lit, 1.0 / np.where(lit, mean, 1.0), 0.0).astype(np.float32)
             product = part[new:] @ part.T
