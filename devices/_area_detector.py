@@ -12,11 +12,11 @@ from urllib.parse import quote
 from event_model import compose_stream_resource
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO
-from ophyd.status import DeviceStatus
 from ophyd.utils.epics_pvs import AlarmStatus
 
 from beamline.core.errors import ConfigurationError, DetectorError
 from devices._channel_access import Sample
+from devices._frame_series import FrameSeries
 from devices._operation import Operation
 from devices._signals import (
     INVALID,
@@ -49,7 +49,7 @@ def _fact(suffix: str, **kwargs: Any) -> Any:
     return Cpt(EpicsSignalRO, suffix, kind="config", **kwargs)
 
 
-class AreaDetector(Device):
+class AreaDetector(FrameSeries, Device):
     """Camera (``cam1:``) and file writer (``HDF1:``) of one ADCore detector.
 
     Every ``trigger`` takes its frames into a file that is open until the detector is unstaged.
@@ -143,9 +143,6 @@ class AreaDetector(Device):
         self._operation: Operation | None = None
         self._armed = False
         self._captured = 0
-        self._series = 0
-        self._referred = 0
-        self._taken = 0
         self._new_row: int | None = None
         self._resource: Any = None
         self._resource_is_new = False
@@ -208,62 +205,6 @@ class AreaDetector(Device):
         what = f"frame {self._captured} of {self.acquire.pvname}"
         return self._take(what, duration + _GRACE, self._acquiring)
 
-    def prepare(self, value: int) -> DeviceStatus:
-        """Get ready for a series of `value` frames, into a file of its own.
-
-        Raises
-        ------
-        DetectorError
-            If the detector is not staged or has begun a file, if an event has several frames, or
-            if the file writer does not open a file.
-        ConfigurationError
-            If `directory` is not set or the IOC can't see it.
-        ConnectionLostError
-            If the IOC doesn't answer.
-        """
-        if not self._armed or self._resource is not None or self.frames_per_event != 1:
-            raise DetectorError(
-                f"{self.name} cannot take a series: it must be staged, have one frame per event "
-                "and no file yet."
-            )
-        self._open_file(value)
-        self._series, self._referred = value, 0
-        return _finished(self)
-
-    def kickoff(self) -> DeviceStatus:
-        """Begin the series that was prepared.
-
-        Raises
-        ------
-        DetectorError
-            If none was.
-        ConnectionLostError
-            If it can't be started.
-        """
-        if not self._series:
-            raise DetectorError(f"{self.name} was kicked off without a series: prepare it first.")
-        exposure, period = (s.value for s in read_many([self.exposure, self.period]))
-        what = f"the series of {self._series} frames of {self.acquire.pvname}"
-        self._take(what, exposure + max(exposure, period) + _GRACE, self._progressing)
-        return _finished(self)
-
-    def complete(self) -> Operation:
-        """Return the status of the series; it fails as that of `trigger` does.
-
-        Raises
-        ------
-        DetectorError
-            If none was kicked off.
-        """
-        if not self._series or self._operation is None:
-            raise DetectorError(f"{self.name} cannot complete a series: none was kicked off.")
-        return self._operation
-
-    @property
-    def acquiring(self) -> bool:
-        """Whether frames of ours are still being taken."""
-        return self._operation is not None and not self._operation.done
-
     def _take(self, what: str, seconds: float, busy: Callable[[float], bool]) -> Operation:
         self._operation = Operation(
             self,
@@ -276,10 +217,6 @@ class AreaDetector(Device):
             on_timeout=self._put_stop,
         )
         return self._operation.begin(self.acquire, 1)
-
-    def describe_collect(self) -> dict[str, dict[str, Any]]:
-        """Describe the frames of a series."""
-        return {self.image_key: self.describe()[self.image_key]}
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Describe the frames: type, shape (panels, ss, fs), and that they are in another file."""
@@ -319,19 +256,6 @@ class AreaDetector(Device):
             "stream_datum",
             self._resource.compose_stream_datum(indices={"start": row, "stop": row + 1}),
         )
-
-    def _refer_to_series(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Refer to the frames of the series that the file has got since the last time."""
-        (captured,) = read_many([self.num_captured])
-        first, stop = self._referred, min(int(captured.value), self._series)
-        if stop <= first:
-            return
-        self._referred = stop
-        if self._resource_is_new:
-            self._resource_is_new = False
-            yield "stream_resource", self._resource.stream_resource_doc
-        indices = {"start": first, "stop": stop}
-        yield "stream_datum", self._resource.compose_stream_datum(indices=indices)
 
     def get_index(self) -> int:
         """Return the number of events whose frames are in the file."""
@@ -487,14 +411,6 @@ class AreaDetector(Device):
         (acquire,) = read_many([self.acquire], timeout)
         return bool(acquire.value)
 
-    def _progressing(self, timeout: float) -> bool:
-        """As `_acquiring`; while frames come, a series may take as long as it needs."""
-        acquire, taken = read_many([self.acquire, self.array_counter], timeout)
-        if taken.value != self._taken and self._operation is not None:
-            self._taken = taken.value
-            self._operation.prolong()
-        return bool(acquire.value)
-
     def _outcome(self) -> list[Any]:
         return [
             self.acquire, self.array_counter, self.num_captured, self.dropped, self.write_status,
@@ -533,9 +449,3 @@ class AreaDetector(Device):
                 f"({self.overflow_frames.pvname} is {overflows.value})."
             )
         self._new_row = before // self.frames_per_event
-
-
-def _finished(device: Device) -> DeviceStatus:
-    status = DeviceStatus(device)
-    status.set_finished()
-    return status

@@ -375,7 +375,7 @@ def test_g2_of_a_run_over_the_network_is_that_of_a_consumer_here(source, serve, 
             np.testing.assert_array_equal(
                 there[f"/xpcs/multitau/{name}"][()], local[f"/xpcs/multitau/{name}"][()]
             )
-    assert path.with_suffix(".png").exists()
+    until(path.with_suffix(".png").exists, what="the picture")
     until(lambda: metrics(child)['consumer_errors_total{consumer="xpcs"}'] == 0)
     # The server's own journal of g2.
     assert list((folder / "journal").glob("*/*.journal"))
