@@ -65,6 +65,7 @@ def open_queue(runtime: RuntimeSettings, name: str, namespace: str) -> ShardedQu
         runtime.queue_num_shards,
         runtime.queue_maxsize_per_shard,
         namespace=namespace,
+        directory=runtime.spill_directory,
         spill_bytes=runtime.spill_mb * 1_000_000,
         lease_seconds=runtime.lease_seconds,
     )

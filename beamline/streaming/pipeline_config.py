@@ -37,6 +37,9 @@ class RuntimeSettings(_Section):
     queue_maxsize_per_shard: int = Field(1600, ge=1, description="items that a shard holds")
     queue_names: QueueNames = QueueNames.model_validate({})
     enable_output_queue: bool = Field(True, description="false: drop the logits (speed tests)")
+    spill_directory: Path | None = Field(
+        None, description="where new queues keep their items, so that they outlive their actors"
+    )
     spill_mb: int = Field(
         10_000, ge=1, description="what either queue holds at most, MB; then producers wait"
     )
