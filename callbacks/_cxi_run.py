@@ -27,6 +27,7 @@ from beamline.crystallography.cxi import (
     FileTakenError,
 )
 from beamline.crystallography.cxi_layout import Compression
+from beamline.crystallography.event_peaks import put_on_panels
 from beamline.crystallography.geometry import Detector, write_geometry, write_list
 from beamline.crystallography.peaks import Peaks
 from callbacks._frame_feed import EventFrames, FrameFeed
@@ -165,7 +166,7 @@ class CXIRun:
         for item in self._feed.ready(final=final):
             if item.error is not None:
                 self._lose("missing", item, item.error)
-            for number, image in enumerate(item.frames):
+            for number, image in enumerate(_by_event(item.frames, item.stream.detector)):
                 self._take(item, number, image)
         # Every event is with the file now: it keeps what can't be written and tries again.
         if self._file is not None:
@@ -232,9 +233,13 @@ class CXIRun:
     def _find_peaks(self, item: EventFrames, image: npt.NDArray[Any]) -> Peaks:
         # The finder may be anybody's, a neural network too: whatever it does with one frame, the
         # next one is looked at.
-        valid = self._settings.valid
+        valid, finder, detector = self._settings.valid, self._settings.finder, item.stream.detector
         try:
-            return self._settings.finder(image, valid)
+            if isinstance(detector, Detector) and detector.stack_shape[0] > 1:
+                stack = image if image.ndim == 3 else detector.to_stack(image)
+                good = detector.to_stack((detector.mask() == 0) & (valid is None or valid))
+                return put_on_panels([finder(*pair) for pair in zip(stack, good, strict=True)])
+            return finder(image, valid)
         except Exception as error:
             raise EventRefusedError(
                 f"event {item.seq_num} of {item.stream.name} is refused: the peak finder failed on "
@@ -297,7 +302,8 @@ class CXIRun:
                     raise
         if not self._beside.name:
             self._beside = stem if self._number == 1 else path.with_suffix("")
-            write_geometry(self._with(".geom"), stream.detector, mask=settings.valid is not None)
+            masked = settings.valid is not None or bool(stream.detector.mask().any())
+            write_geometry(self._with(".geom"), stream.detector, mask=masked)
         return self._file
 
     def _close(self, exit_status: str, reason: str, moment: float) -> None:
@@ -390,3 +396,12 @@ def _run_of(path: Path) -> str | None:
         except (OSError, KeyError, RuntimeError):
             continue
     return None
+
+
+def _by_event(frames: npt.NDArray[Any], detector: Detector | str) -> npt.NDArray[Any]:
+    """Let the panels of a stack stay together, where the geometry has stacks like these."""
+    if isinstance(detector, Detector):
+        panels, *shape = detector.stack_shape
+        if panels > 1 and frames.shape[1:] == tuple(shape) and len(frames) % panels == 0:
+            return frames.reshape(-1, panels, *shape)
+    return frames

@@ -110,7 +110,9 @@ class ImageStream:
             detector = _geometry_of(key, configuration, (shape[-2], shape[-1]), geometry)
             if "external" in keys[key] or key == image_key:
                 break
-            if isinstance(detector, Detector) and detector.shape == shape[-2:]:
+            if isinstance(detector, Detector) and (
+                detector.shape == shape[-2:] or detector.stack_shape == shape[-3:]
+            ):
                 break
             _log.debug("%s %s of %s is not taken for frames", key, shape, doc.get("name"))
         else:

@@ -57,9 +57,11 @@ class CXIWriter:
     finder
         Finds the peaks; by default `PeakFinder`.
     geometry
-        The detector, instead of what the descriptor's configuration says.
+        The detector, instead of what the descriptor's configuration says. If it has several panels,
+        frames may be slabs (ss, fs) or stacks (panels, ss, fs), and peaks are looked for on each
+        panel by itself.
     valid
-        Good pixels, bool (ss, fs); all by default.
+        Good pixels, bool (ss, fs) of the slab; all by default.
     prefix
         Begins the names of the files.
     events_per_file

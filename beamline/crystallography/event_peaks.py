@@ -8,7 +8,8 @@ numba is missing or disabled by SciPy's graphs, with the same result.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,7 @@ from beamline.crystallography._peak_graphs import (
 )
 from beamline.crystallography.peaks import Peaks
 
-__all__ = ["EventPeaks", "LogitsError", "find_event_peaks"]
+__all__ = ["EventPeaks", "LogitsError", "find_event_peaks", "put_on_panels"]
 
 
 class LogitsError(BeamlineError, ValueError):
@@ -164,6 +165,17 @@ def find_event_peaks(
         dark=int(np.count_nonzero(whole)) - len(keep),
         masked_pixels=found.masked_pixels,
     )
+
+
+def put_on_panels(found: Sequence[Peaks]) -> EventPeaks:
+    """Make peaks of one event of those that were found on each panel of a stack by itself."""
+    panel = np.repeat(np.arange(len(found), dtype=np.int32), [len(peaks) for peaks in found])
+    columns: dict[str, Any] = {
+        field.name: np.concatenate([getattr(peaks, field.name) for peaks in found])
+        for field in fields(Peaks)
+    }
+    order = np.argsort(-columns["total"], kind="stable")
+    return EventPeaks(**columns, panel=panel).take(order)
 
 
 def _check(

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -61,13 +61,13 @@ class Peaks:
     def __len__(self) -> int:
         return int(self.fs.shape[0])
 
-    def take(self, selection: slice | npt.NDArray[Any]) -> Peaks:
+    def take(self, selection: slice | npt.NDArray[Any]) -> Self:
         """Return the peaks that an index array, a boolean array or a slice selects."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         arrays = {key: value for key, value in columns.items() if isinstance(value, np.ndarray)}
         return replace(self, **{key: value[selection] for key, value in arrays.items()})
 
-    def strongest(self, number: int) -> Peaks:
+    def strongest(self, number: int) -> Self:
         """Return the first `number` peaks (all of them if there are fewer)."""
         return self.take(slice(number))
 

@@ -19,7 +19,7 @@ import pytest
 from beamline.core.errors import ConfigurationError
 from beamline.crystallography.cxi import EventRefusedError
 from beamline.crystallography.cxi_check import check_cxi
-from beamline.crystallography.geometry import Detector, read_geometry
+from beamline.crystallography.geometry import Detector, Panel, read_geometry
 from beamline.crystallography.peaks import PeakFinder
 from beamline.documents.consumers import ConsumerError
 from callbacks._frames import MissingFrameError
@@ -745,6 +745,48 @@ def test_arrays_of_which_nobody_says_that_they_are_frames_are_left_alone(tmp_pat
     assert "3 events are not stored" in caplog.records[1].message
     small = Detector((3, 5), 0.2, (1e-4, 1e-4), (2.0, 1.0))
     assert feed(CXIWriter(tmp_path / "known", geometry=small), documents).files
+
+
+@pytest.mark.parametrize("as_slabs", [False, True])
+def test_panels_of_a_stack_are_one_frame(tmp_path, as_slabs):
+    panels = [
+        Panel(
+            name=f"p{unit}",
+            origin=(96 * unit, 0),
+            shape=SHAPE,
+            corner=(0.0, 100.0 * unit, 0.0),
+            fs=(1.0, 0.0, 0.0),
+            ss=(0.0, 1.0, 0.0),
+            pitch_m=150e-6,
+            unit=unit,
+        )
+        for unit in range(3)
+    ]
+    detector = Detector((288, 120), 0.1, (150e-6, 150e-6), None, panels=tuple(panels))
+    # A spot across the border of two panels of the slab is on neither of them.
+    spots = [[*SPOTS, (80.0, 95.4)], [(60.0, 50.0), (80.0, -0.6)], [(30.25, 20.5)]]
+    stacks = np.array([[frame(5 * n + p, spots[p]) for p in range(3)] for n in (1, 2)])
+    frames = stacks.reshape(2, 288, 120) if as_slabs else stacks
+    path = frame_file(tmp_path / "frames.h5", frames)
+    run = Run(path, shape=frames.shape[1:])
+    documents = run.begin().refer().points(2).stop()
+    writer = feed(CXIWriter(tmp_path / "cxi", geometry=detector), documents)
+    assert not writer.errors
+    (made,) = writer.files
+    assert check_cxi(made) == []
+    assert column(made, "/entry_1/event_id").tolist() == [1, 2]
+    assert np.array_equal(column(made, "/entry_1/data_1/data"), stacks.reshape(2, 288, 120))
+    assert column(made, "/entry_1/result_1/nPeaks").tolist() == [5, 5]
+    for row in (0, 1):
+        y, x, segment = (
+            column(made, f"/entry_1/result_1/{name}")[row, :5]
+            for name in ("peakYPosRaw", "peakXPosRaw", "peakSegPosRaw")
+        )
+        wanted = [(p, x, y + 96 * p) for p in range(3) for x, y in spots[p] if 0 < y < 95]
+        found = sorted(zip(segment.tolist(), x.tolist(), y.tolist(), strict=True))
+        assert np.allclose(found, sorted(wanted), atol=0.2)
+    geometry = read_geometry(next((tmp_path / "cxi").glob("*.geom")), distance_m=0.1)
+    assert geometry.panels == detector.panels
 
 
 def test_bad_pixels_are_in_the_file_and_in_the_geometry(tmp_path, frames):
