@@ -88,14 +88,13 @@ def test_values_of_every_event_are_in_the_files_and_in_documents(fill, place):
     assert docs[-1][1]["exit_status"] == "success"
 
 
-def test_the_run_can_be_replayed_and_is_in_the_catalogue(fill, place):
-    from beamline.catalog import open_catalog, sync_catalog
+def test_the_run_can_be_replayed(fill, place):
     from beamline.crystallography import check_cxi
     from beamline.documents import Journal
     from beamline.documents.replay import replay
     from callbacks.cxi import CXIWriter
 
-    fill("q_docs", range(1, 5), run="r7", spoil=lambda n, item: item)
+    fill("q_docs", range(1, 5), run="r7")
     write(config(place, "q_docs", output={"buffer_size": 6}))
     out = place / "out"
     journal = Journal(out / "journal")
@@ -106,6 +105,15 @@ def test_the_run_can_be_replayed_and_is_in_the_catalogue(fill, place):
     assert writer.statistics["frames"] == 16
     assert writer.statistics["written"] == 16
     assert [check_cxi(path) for path in writer.files] == [[]]
+
+
+@pytest.mark.slow
+def test_the_run_is_in_the_catalogue(fill, place):
+    from beamline.catalog import open_catalog, sync_catalog
+
+    fill("q_catalogue", range(1, 5), run="r7")
+    write(config(place, "q_catalogue", output={"buffer_size": 6}))
+    out = place / "out"
     result = sync_catalog(out)
     assert (result.added, result.failed) == (1, {})
     found = open_catalog(out)[-1]
@@ -228,7 +236,7 @@ def test_queues_of_the_reference_are_consumed_as_they_are(namespace, place):
         item, truth = make(number, put=ray.put)
         assert ray.get(shards[number % 3].put.remote(item))
         truths[truth.batch_id] = truth
-    settings = config(place, "q_reference", queue={"idle_timeout": 2.0})
+    settings = config(place, "q_reference", queue={"idle_timeout": 1.0})
     done = write(settings)
     assert (done["written"], done["lost"]) == (36, 0)
     assert rows(place / "out") == expected(truths)
@@ -265,6 +273,7 @@ def test_killed_workers_and_writers_cost_nothing_and_write_nothing_twice(fill, p
     assert not list((place / "out").rglob("*.inprogress"))
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_where_it_was(ray_cluster, fill, place):
     _, truths = fill("q_restart", range(1, 41))
     settings = config(place, "q_restart", output={"buffer_size": 5, "max_file_seconds": 0.2})
