@@ -14,7 +14,7 @@ from q2_items import geometry_file
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 SHAPE = (1, 128, 128)
-ITEMS, EVENTS, KILLS = int(os.environ.get("ITEMS", "2500")), 4, int(os.environ.get("KILLS", "20"))
+ITEMS, EVENTS, KILLS = 2500, 4, 20
 
 PRODUCE = """
 import sys, ray
