@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Lease"]
+from beamline.streaming import parcel
+from beamline.streaming.shard_actor import Given
+
+__all__ = ["Lease", "numbers_by_shard", "opened"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +38,22 @@ class Lease:
     attempt: int
     stamp: int = 0
     error: Exception | None = None
+
+
+def opened(shard: int, given: Given) -> Lease:
+    """Unpack what a shard gave."""
+    import ray
+
+    try:
+        item, error = parcel.unpack(given.skeleton, given.parts, ray.get), None
+    except Exception as unreadable:  # noqa: BLE001  (whatever unpickling somebody's class raises)
+        item, error = None, unreadable
+    return Lease(item, given.number, shard, given.attempt, given.stamp, error)
+
+
+def numbers_by_shard(leases: Iterable[Lease]) -> dict[int, list[int]]:
+    """Return the numbers of items by their shard."""
+    numbers: dict[int, list[int]] = {}
+    for lease in leases:
+        numbers.setdefault(lease.shard, []).append(lease.lease_id)
+    return numbers

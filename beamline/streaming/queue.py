@@ -18,7 +18,7 @@ from typing import Any
 
 from beamline.core.errors import QueueError
 from beamline.streaming import parcel, topology
-from beamline.streaming.lease import Lease
+from beamline.streaming.lease import Lease, numbers_by_shard, opened
 from beamline.streaming.parcel import Parcel
 from beamline.streaming.plain_actors import PlainActors
 from beamline.streaming.presence import this_process
@@ -34,8 +34,6 @@ _log = logging.getLogger(__name__)
 _GIB = 1024**3
 _LONGEST_WAIT = 5.0
 """Seconds between two looks for room or items, whatever the actors say."""
-_SHARE_OF_STORE = 0.3
-"""Of the object store, for arrays that a queue keeps mapped."""
 
 
 class ShardedQueueManager:
@@ -103,6 +101,7 @@ class ShardedQueueManager:
         producer: str | None = None,
     ) -> None:
         shards = num_shards or 1
+        memory = topology.store_share() if memory_bytes is None else memory_bytes
         wanted = [
             ShardSettings(
                 base_name=base_name,
@@ -110,7 +109,7 @@ class ShardedQueueManager:
                 index=index,
                 maxsize=maxsize_per_shard,
                 max_bytes=max(1, spill_bytes // shards),
-                memory_bytes=(_store_share() if memory_bytes is None else memory_bytes) // shards,
+                memory_bytes=memory // shards,
                 lease_seconds=lease_seconds,
                 directory=None if directory is None else str(Path(directory).absolute()),
                 fsync=fsync,
@@ -288,8 +287,8 @@ class ShardedQueueManager:
         """
         if not self.can_lease:
             return len(list(leases))
-        by_shard = _by_shard(leases)
-        return sum(self._calls.each("acknowledge", {s: (ids,) for s, ids in by_shard.items()}))
+        numbers = numbers_by_shard(leases)
+        return sum(self._calls.each("acknowledge", {s: (ids,) for s, ids in numbers.items()}))
 
     def give_back(self, leases: Iterable[Lease]) -> int:
         """Let others have items now; the attempt after this one brings their arrays anew.
@@ -301,17 +300,17 @@ class ShardedQueueManager:
         """
         if not self.can_lease:
             return self._plain.give_back(leases)
-        by_shard = _by_shard(leases)
-        return sum(self._calls.each("give_back", {s: (self._me, n) for s, n in by_shard.items()}))
+        numbers = numbers_by_shard(leases)
+        return sum(self._calls.each("give_back", {s: (self._me, n) for s, n in numbers.items()}))
 
     def renew(self, leases: Iterable[Lease]) -> list[Lease]:
         """Begin leases anew; return those that this consumer has lost."""
         held = list(leases)
         if not self.can_lease:
             return []
-        by_shard = _by_shard(held)
-        answers = self._calls.each("renew", {s: (self._me, n) for s, n in by_shard.items()})
-        lost = {(s, n) for s, numbers in zip(by_shard, answers, strict=True) for n in numbers}
+        numbers = numbers_by_shard(held)
+        answers = self._calls.each("renew", {s: (self._me, n) for s, n in numbers.items()})
+        lost = {(s, n) for s, gone in zip(numbers, answers, strict=True) for n in gone}
         return [lease for lease in held if (lease.shard, lease.lease_id) in lost]
 
     @property
@@ -438,38 +437,9 @@ class ShardedQueueManager:
         asked = {s: (self._me, self._request, number) for s, number in share.items()}
         answers: list[list[tuple[Any, ...]]] = self._calls.each("lease", asked)
         for shard, answer in zip(share, answers, strict=True):
-            leases += [_opened(shard, Given(*given)) for given in answer]
+            leases += [opened(shard, Given(*given)) for given in answer]
         return {s for s, answer in zip(share, answers, strict=True) if len(answer) == share[s]}
 
 
 def _connected(base_name: str, namespace: str) -> ShardedQueueManager:
     return ShardedQueueManager(base_name, None, namespace=namespace, create=False)
-
-
-def _opened(shard: int, given: Given) -> Lease:
-    import ray
-
-    try:
-        item, error = parcel.unpack(given.skeleton, given.parts, ray.get), None
-    except Exception as unreadable:  # noqa: BLE001  (whatever unpickling somebody's class raises)
-        item, error = None, unreadable
-    return Lease(item, given.number, shard, given.attempt, given.stamp, error)
-
-
-def _by_shard(leases: Iterable[Lease]) -> dict[int, list[int]]:
-    numbers: dict[int, list[int]] = {}
-    for lease in leases:
-        numbers.setdefault(lease.shard, []).append(lease.lease_id)
-    return numbers
-
-
-def _store_share() -> int:
-    """Return how much of an object store a queue may keep mapped."""
-    import ray
-
-    stores = [
-        node["Resources"]["object_store_memory"]
-        for node in ray.nodes()
-        if node["Alive"] and "object_store_memory" in node["Resources"]
-    ]
-    return int(_SHARE_OF_STORE * min(stores, default=_GIB))

@@ -11,15 +11,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from beamline.core.errors import QueueError, StorageError
 from beamline.streaming.presence import Process
 from beamline.streaming.segment_log import SegmentLog
-from beamline.streaming.shard_state import Content, Party, State
+from beamline.streaming.shard_state import Content, Counts, Delivery, Entry, Party, State
 
-__all__ = ["Delivery", "Shard"]
+__all__ = ["Shard"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,54 +27,6 @@ _PAUSE = 1.0
 """Seconds for which a disk that refused an item is not tried again."""
 _REMEMBERED = 1024
 """Consumers whose last request is known, and incarnations of producers whose last number is."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    number: int
-    nbytes: int
-    stamp: int
-    content: Content | None = None
-    memory: int = 0
-    attempt: int = 0
-    consumer: Party | None = None
-    deadline: float = 0.0
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """An item in the hands of a consumer.
-
-    Attributes
-    ----------
-    number
-        Of the item in its shard, for ever.
-    attempt
-        1 the first time.
-    stamp
-        When it was put, ns since 1970.
-    content
-        The item; where it comes from the log, its parts are values without references.
-    """
-
-    number: int
-    attempt: int
-    stamp: int
-    content: Content
-
-
-@dataclass
-class Counts:
-    """What happened in a shard since it was made or read from its log."""
-
-    put: int = 0
-    refused: int = 0
-    acknowledged: int = 0
-    expired: int = 0
-    given_back: int = 0
-    orphaned: int = 0
-    acknowledged_twice: int = 0
-    recovered: int = 0
 
 
 class Shard:
@@ -123,9 +75,9 @@ class Shard:
         self._log = log
         self._clock = clock
         self._state = State()
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, Entry] = {}
         self._waiting: list[int] = []
-        self._leased: dict[int, _Entry] = {}
+        self._leased: dict[int, Entry] = {}
         self._requests: dict[str, tuple[int, list[int]]] = {}
         if log is not None:
             self._take_over(log)
@@ -250,7 +202,7 @@ class Shard:
             except StorageError as error:
                 self._disk_refused(error)
                 return False
-        entry = _Entry(self._state.next_number, nbytes, stamp)
+        entry = Entry(self._state.next_number, nbytes, stamp)
         if self._log is None or self.fits_memory(nbytes):
             entry.content, entry.memory = content, nbytes if memory is None else memory
         self._state.next_number += 1
@@ -385,14 +337,14 @@ class Shard:
 
     # --- the log
 
-    def _delivery(self, entry: _Entry) -> Delivery:
+    def _delivery(self, entry: Entry) -> Delivery:
         content = entry.content
         if content is None:
             assert self._log is not None  # noqa: S101  (only a log lets content go)
             content = self._log.read(entry.number)
         return Delivery(entry.number, entry.attempt, entry.stamp, content)
 
-    def _insert(self, entry: _Entry) -> None:
+    def _insert(self, entry: Entry) -> None:
         self._entries[entry.number] = entry
         self.nbytes += entry.nbytes
         self.memory += entry.memory
@@ -407,7 +359,7 @@ class Shard:
         self._state = log.recovered.state
         deadline = self._clock() + self.lease_seconds
         for item in log.recovered.items.values():
-            entry = _Entry(item.number, item.nbytes, item.stamp, attempt=item.attempt)
+            entry = Entry(item.number, item.nbytes, item.stamp, attempt=item.attempt)
             self._insert(entry)
             if item.consumer is None:
                 heapq.heappush(self._waiting, item.number)

@@ -7,7 +7,17 @@ from typing import Any
 
 from beamline.streaming.presence import Process
 
-__all__ = ["Content", "Part", "Party", "Recovered", "RecoveredItem", "State"]
+__all__ = [
+    "Content",
+    "Counts",
+    "Delivery",
+    "Entry",
+    "Part",
+    "Party",
+    "Recovered",
+    "RecoveredItem",
+    "State",
+]
 
 
 @dataclass(frozen=True)
@@ -115,3 +125,53 @@ class Recovered:
 
     state: State = field(default_factory=State)
     items: dict[int, RecoveredItem] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Entry:
+    """An item in a shard; without content, it is in the log alone."""
+
+    number: int
+    nbytes: int
+    stamp: int
+    content: Content | None = None
+    memory: int = 0
+    attempt: int = 0
+    consumer: Party | None = None
+    deadline: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An item in the hands of a consumer.
+
+    Attributes
+    ----------
+    number
+        Of the item in its shard, for ever.
+    attempt
+        1 the first time.
+    stamp
+        When it was put, ns since 1970.
+    content
+        The item; where it comes from the log, its parts are values without references.
+    """
+
+    number: int
+    attempt: int
+    stamp: int
+    content: Content
+
+
+@dataclass
+class Counts:
+    """What happened in a shard since it was made or read from its log."""
+
+    put: int = 0
+    refused: int = 0
+    acknowledged: int = 0
+    expired: int = 0
+    given_back: int = 0
+    orphaned: int = 0
+    acknowledged_twice: int = 0
+    recovered: int = 0

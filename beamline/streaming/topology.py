@@ -15,8 +15,11 @@ from beamline.core.errors import (
 )
 from beamline.streaming.shard_actor import ShardActor, ShardSettings
 
-__all__ = ["Topology", "connect", "create", "discover"]
+__all__ = ["Topology", "connect", "create", "discover", "open_shards", "store_share"]
 
+_SHARE_OF_STORE = 0.3
+"""Of the object store, for arrays that a queue keeps mapped."""
+_GIB = 1024**3
 _SETTLE_SECONDS = 3.0
 """How long a queue may be in the making: the reference makes its shards one after the other."""
 
@@ -218,3 +221,15 @@ def _settings(actor: Any) -> ShardSettings:
             raise StorageError(reason[1]) from None
         raise ConnectionLostError(f"a queue ended while it was asked: {error}") from error
     return settings
+
+
+def store_share() -> int:
+    """Return how much of an object store a queue may keep mapped."""
+    import ray
+
+    stores = [
+        node["Resources"]["object_store_memory"]
+        for node in ray.nodes()
+        if node["Alive"] and "object_store_memory" in node["Resources"]
+    ]
+    return int(_SHARE_OF_STORE * min(stores, default=_GIB))
