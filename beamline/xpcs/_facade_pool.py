@@ -350,8 +350,6 @@ def _size(value: Any) -> int:
         return value.nbytes
     if isinstance(value, tuple | list):
         return 64 + sum(map(_size, value))
-    if isinstance(value, dict):
-        return 64 + sum(map(_size, value.values()))
     slots = getattr(type(value), "__slots__", ())
     return 512 + sum(
         _size(getattr(value, name)) for name in slots if not isinstance(getattr(value, name), float)

@@ -523,6 +523,67 @@ class TestHostileFiles:
         with pytest.raises(HDF5ValidationError, match="/simplemask/mask/mask"):
             facade.read_mask(tmp_path / "a.h5")
 
+    def test_links_that_lead_nowhere_and_what_h5py_does_not_know(self, facade, tmp_path):
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            file["loop"] = h5py.SoftLink("/loop")
+            file["group/data"] = np.ones(3)
+            file["again"] = h5py.SoftLink("/group")
+            file["type"] = np.dtype("f8")
+            file.create_dataset("huge", (2**31, 8), np.float64, chunks=(1024, 8))
+            scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+            h5py.h5a.create(file["group"].id, b"version", h5py.h5t.UNIX_D32LE.copy(), scalar)
+            file["group/mask"] = np.ones((2, 2))
+        assert set(facade.shapes(path)) == {"/huge", "/again/data", "/again/mask"} or set(
+            facade.shapes(path)
+        ) == {"/huge", "/group/data", "/group/mask"}
+        with pytest.raises(HDF5ValidationError, match="/loop: it can't be opened"):
+            facade.read_dataset(path, "/loop")
+        with pytest.raises(HDF5ValidationError, match=r"/huge: .*131072 MiB are too much"):
+            facade.read_dataset(path, "/huge")
+        with pytest.raises(HDF5ValidationError, match="/group: its attributes can't be read"):
+            facade.read_mask(path, "/group")
+
+    def test_a_damaged_group(self, facade, tmp_path):
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w", libver="latest") as file:
+            for number in range(40):
+                file[f"/exchange/C2T_all/g2_{number:05d}"] = number
+        path.write_bytes(path.read_bytes().replace(b"BTHD", b"XXXX"))
+        with pytest.raises(HDF5ValidationError, match=r"/exchange/C2T_all: it can't be listed"):
+            facade.list_twotime(path)
+
+    def test_a_file_that_goes_while_it_is_opened(self, facade, tmp_path, monkeypatch):
+        from beamline.xpcs import _facade_pool
+
+        (tmp_path / "a.h5").touch()
+        known = _facade_pool.identify(str(tmp_path / "a.h5"))
+        monkeypatch.setattr(_facade_pool, "identify", lambda _: known)
+        with pytest.raises(MissingFileError, match=r"b.h5: there is no such file"):
+            facade.read_qmap(tmp_path / "b.h5")
+
+    def test_reading_once(self, facade, tmp_path):
+        path = tmp_path / "a.h5"
+        facade.write_mask(path, mask())
+        with h5py.File(path, locking=True):
+            assert "/simplemask/mask/mask" in facade.shapes(path)
+        with h5py.File(path, locking=False):
+            assert "/simplemask/mask/mask" in facade.shapes(path)
+        (tmp_path / "b.h5").write_bytes(b"no HDF5")
+        with pytest.raises(HDF5ValidationError, match="can't be opened as HDF5"):
+            facade.shapes(tmp_path / "b.h5")
+
+    def test_numbers_and_text_as_datasets(self, facade, tmp_path):
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            file["partition_map"] = np.array([[1, 1]])
+            file["num_pts"] = 1
+            file["val_list"] = [0.1]
+            file["version"] = "0.9"
+            file["method"] = b"log"
+        found = facade.read_partition(path)
+        assert (found.version, found.method, found.num_list) == ("0.9", "log", (2,))
+
     def test_dangling_link(self, facade, tmp_path):
         facade.write_qmap(tmp_path / "a.h5", q_map())
         with h5py.File(tmp_path / "a.h5", "r+") as file:

@@ -342,8 +342,9 @@ def best_ms(work):
 
 @pytest.mark.parametrize(("side", "limit"), [(512, 1.0), (1024, 4.0)])
 def test_validation_is_quick(side, limit):
-    """Generous by a factor of 5, for busy machines; the benchmark holds the figure itself."""
+    """Generous, and beside counting alone, for busy machines; the benchmark holds the figure."""
     labels = np.arange(side * side, dtype=np.int32).reshape(side, side) // 1024
+    limit = max(limit, best_ms(lambda: np.bincount(labels.ravel())))
     counts = np.bincount(labels.ravel())[1:].tolist()
     values = np.ones((side, side))
     ones = np.ones((side, side), np.int32)
