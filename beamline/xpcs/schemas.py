@@ -9,7 +9,7 @@ facade.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -301,16 +301,14 @@ class PartitionSchema(_Schema):
     def __post_init__(self) -> None:
         number = Field(self, "num_pts").count(self.num_pts, least=1)
         values = Field(self, "val_list").numbers(self.val_list, (number,))
-        counts = [
-            Field(self, "num_list").count(count) for count in _sequence(self, "num_list", number)
-        ]
+        counts = Field(self, "num_list").numbers(self.num_list, (number,))
         labels = Field(self, "partition_map").integers(self.partition_map)
         _check_counts(Field(self, "partition_map"), Field(self, "num_list"), labels, counts)
         self._set(
             partition_map=labels,
             num_pts=number,
             val_list=tuple(values.tolist()),
-            num_list=tuple(counts),
+            num_list=tuple(counts.astype(np.int64).tolist()),
             metadata=_geometry(self, labels.shape),
             version=Field(self, "version").text(self.version),
             method=Field(self, "method").choice(self.method, _METHODS),
@@ -357,17 +355,6 @@ class MaskSchema(_Schema):
         )
 
 
-def _sequence(schema: _Schema, name: str, length: int) -> Sequence[Any]:
-    values = getattr(schema, name)
-    try:
-        found = len(values)
-    except TypeError:
-        raise Field(schema, name).fail(f"{length} values", repr(values)) from None
-    if found != length:
-        raise Field(schema, name).fail(f"{length} values, one per bin", found)
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
-
-
 def _geometry(schema: PartitionSchema | MaskSchema, shape: tuple[int, ...]) -> Any:
     """Return the metadata of a schema, checked against the shape of its map."""
     metadata: Any = schema.metadata
@@ -384,15 +371,18 @@ def _geometry(schema: PartitionSchema | MaskSchema, shape: tuple[int, ...]) -> A
 
 
 def _check_counts(
-    labels_field: Field, counts_field: Field, labels: npt.NDArray[np.int32], counts: list[int]
+    labels_field: Field,
+    counts_field: Field,
+    labels: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.float64],
 ) -> None:
     number = len(counts)
     # As unsigned numbers, negative ones are large: one pass finds both.
     if labels.view(np.uint32).max() > number:
         raise labels_field.fail(f"labels of 0 to {number}", f"{labels.min()} to {labels.max()}")
-    found = np.bincount(labels.ravel(), minlength=number + 1)[1:].tolist()
-    if found != counts:
-        wrong = next(i for i in range(number) if found[i] != counts[i])
+    found = np.bincount(labels.ravel(), minlength=number + 1)[1:]
+    if not np.array_equal(found, counts):
+        wrong = int(np.flatnonzero(found != counts)[0])
         raise counts_field.fail(
-            f"{found[wrong]} pixels in bin {wrong + 1}, as the map has them", counts[wrong]
+            f"{found[wrong]} pixels in bin {wrong + 1}, as the map has them", f"{counts[wrong]:g}"
         )
