@@ -179,7 +179,7 @@ def _blocks(
     rank = np.empty(len(pixels), dtype=np.int64)
     rank[order] = np.arange(len(pixels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     per_dynamic = np.clip(np.bincount(dynamic) // _BLOCK_PIXELS, _LEAST_BLOCKS, _BLOCKS)
-    return np.asarray(rank * per_dynamic[dynamic] // sizes[static], dtype=np.int64)
+    return host_array(rank * per_dynamic[dynamic] // sizes[static], dtype=np.int64)
 
 
 def _spread(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from beamline.xpcs.adapters import host_array
 from beamline.xpcs.bins import Bins
 
 __all__ = ["CellSums", "Correlation", "correlation_from_sums", "grouped", "lag_grid"]
@@ -94,7 +95,7 @@ class Correlation:
         """
         level = np.maximum(np.ceil(np.log2(self.lags / 8.0)), 0.0)
         frame_time = self.delays[0] / self.lags[0]
-        return np.asarray(np.sqrt((4.0**level - 1.0) / 6.0) * frame_time, dtype=np.float64)
+        return host_array(np.sqrt((4.0**level - 1.0) / 6.0) * frame_time, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

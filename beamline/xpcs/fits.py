@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs.adapters import host_array
 from beamline.xpcs.correlation import Correlation
 
 __all__ = ["Fit", "fit_correlation", "fit_diffusion", "fit_double", "fit_power", "fit_single"]
@@ -107,7 +108,7 @@ def fit_single(
     }
 
     def model(x: Array, p: Mapping[str, float]) -> Array:
-        return np.asarray(p["a"] * np.exp(-2.0 * (x / p["tau"]) ** p["c"]) + p["d"])
+        return host_array(p["a"] * np.exp(-2.0 * (x / p["tau"]) ** p["c"]) + p["d"])
 
     return _fit(
         model, names, starts, bounds, {"c": exponent, "d": baseline}, t, y,
@@ -149,7 +150,7 @@ def fit_double(
     def model(x: Array, p: Mapping[str, float]) -> Array:
         fast = np.exp(-((x / p["tau1"]) ** p["c1"]))
         slow = np.exp(-((x / p["tau2"]) ** p["c2"]))
-        return np.asarray(p["a"] * (p["f"] * fast + (1.0 - p["f"]) * slow) ** 2 + p["d"])
+        return host_array(p["a"] * (p["f"] * fast + (1.0 - p["f"]) * slow) ** 2 + p["d"])
 
     fixed = {"c1": exponents[0], "c2": exponents[1], "d": baseline}
     fit = _fit(
@@ -215,7 +216,7 @@ def fit_power(q: npt.ArrayLike, tau: npt.ArrayLike, tau_err: npt.ArrayLike | Non
 
 
 def _points(delays: npt.ArrayLike, g2: npt.ArrayLike) -> tuple[Array, Array]:
-    t, y = np.asarray(delays, dtype=np.float64), np.asarray(g2, dtype=np.float64)
+    t, y = host_array(delays, dtype=np.float64), host_array(g2, dtype=np.float64)
     if t.ndim != 1 or t.shape != y.shape:
         raise CorrelationError(
             f"delays and g2 must be one-dimensional and equally long, found shapes {t.shape} and "
@@ -258,7 +259,7 @@ def _fit(
     from scipy.optimize import least_squares
 
     sigma = _sigma(errors, y)
-    width = np.zeros_like(t) if spread is None else np.asarray(spread, dtype=np.float64)
+    width = np.zeros_like(t) if spread is None else host_array(spread, dtype=np.float64)
     fixed = {name: value for name, value in given.items() if value is not None}
     free = tuple(name for name in names if name not in fixed)
     if len(t) < len(free):
@@ -276,7 +277,7 @@ def _fit(
 
     def curve(p: Mapping[str, float]) -> Array:
         step = _NODE * width
-        return np.asarray(
+        return host_array(
             (1.0 - 2.0 * _WEIGHT) * model(t, p)
             + _WEIGHT * (model(t + step, p) + model(np.maximum(t - step, 0.0), p))
         )
@@ -299,7 +300,7 @@ def _fit(
             break
     inverse = np.linalg.pinv(best.jac.T @ best.jac)
     if covariance is not None:
-        scatter = np.asarray(covariance, dtype=np.float64) / np.outer(sigma, sigma)
+        scatter = host_array(covariance, dtype=np.float64) / np.outer(sigma, sigma)
         lever = inverse @ best.jac.T
         inverse = lever @ scatter @ lever.T
     elif errors is None:
@@ -323,7 +324,7 @@ def _fit(
 def _sigma(errors: npt.ArrayLike | None, y: Array) -> Array:
     if errors is None:
         return np.ones_like(y)
-    sigma = np.asarray(errors, dtype=np.float64)
+    sigma = host_array(errors, dtype=np.float64)
     if sigma.shape != y.shape or not np.all(np.isfinite(sigma) & (sigma > 0.0)):
         raise CorrelationError(
             f"errors of shape {sigma.shape} for values of shape {y.shape}, expected as many "
@@ -349,7 +350,7 @@ def _exchanged(fit: Fit) -> Fit:
 def _logarithms(
     q: npt.ArrayLike, tau: npt.ArrayLike, tau_err: npt.ArrayLike | None
 ) -> tuple[Array, Array, Array | None]:
-    x, y = np.asarray(q, dtype=np.float64), np.asarray(tau, dtype=np.float64)
+    x, y = host_array(q, dtype=np.float64), host_array(tau, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or not len(x):
         raise CorrelationError(
             f"q and tau must be one-dimensional and equally long, found shapes {x.shape} and "
@@ -387,7 +388,7 @@ def _straight(
     return Fit(
         values=dict(zip(names, values, strict=True)),
         errors=dict(zip(names, (float(e) for e in np.sqrt(np.diagonal(covariance))), strict=True)),
-        covariance=np.asarray(covariance, dtype=np.float64),
+        covariance=host_array(covariance, dtype=np.float64),
         free=names,
         chi_square=chi_square,
         dof=dof,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs.adapters import host_array
 from beamline.xpcs.stability import IntensityTrace, MeanIntensity
 
 __all__ = ["Saxs", "SaxsResult"]
@@ -61,7 +62,7 @@ class Saxs:
     def __init__(
         self, static_roi_map: npt.ArrayLike, frame_time: float, *, segments: int = 10
     ) -> None:
-        labels = np.asarray(static_roi_map)
+        labels = host_array(static_roi_map)
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer) or labels.max() < 1:
             raise CorrelationError(
                 f"static_roi_map has shape {labels.shape} and type {labels.dtype}, expected (H, W) "
@@ -89,7 +90,7 @@ class Saxs:
         CorrelationError
             If the shape is wrong, or frames hold something else than counts.
         """
-        frames = np.asarray(frames)
+        frames = host_array(frames)
         frames = frames[None] if frames.ndim == 2 else frames
         if frames.ndim != 3 or frames.shape[1:] != self.shape:
             raise CorrelationError(
@@ -113,7 +114,7 @@ class Saxs:
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
         bounds = np.append(first, len(pixels)).astype(np.int64)
-        pixels = np.asarray(pixels).astype(np.int64)
+        pixels = host_array(pixels).astype(np.int64)
         begin, end = 0, len(bounds) - 1
         while begin < end:
             stop = min(end, begin + self._room())

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs.adapters import host_array
 
 __all__ = ["IntensityTrace", "MeanIntensity"]
 
@@ -71,7 +72,7 @@ class IntensityTrace:
     def add(self, means: Array) -> None:
         """Take the means of the next frames, (n,)."""
         for begin in range(0, len(means), _POINTS // 2):
-            part = np.asarray(means[begin : begin + _POINTS // 2], dtype=np.float64)
+            part = host_array(means[begin : begin + _POINTS // 2], dtype=np.float64)
             self._reach(self._elapsed + len(part))
             point = (self._elapsed + np.arange(len(part))) // self._stride
             self._sums += np.bincount(point, part, _POINTS)
@@ -97,7 +98,7 @@ class IntensityTrace:
         with np.errstate(divide="ignore", invalid="ignore"):
             intensity = self._sums[:n] / self._counts[:n]
         return MeanIntensity(
-            times=np.asarray((np.arange(n) * self._stride + ends) * (0.5 * self._frame_time)),
+            times=host_array((np.arange(n) * self._stride + ends) * (0.5 * self._frame_time)),
             intensity=intensity,
             stride=self._stride,
         )

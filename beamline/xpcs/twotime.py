@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs.adapters import host_array
 from beamline.xpcs.bins import Bins
 from beamline.xpcs.correlation import lag_grid
 
@@ -101,7 +102,7 @@ class TwoTime:
 
     def add(self, frames: npt.NDArray[Any]) -> None:
         """Take the next frames, (n, H, W) or (H, W), counts."""
-        for frame in self.bins.check_frames(np.asarray(frames)):
+        for frame in self.bins.check_frames(host_array(frames)):
             self._take(self._order.gathered(frame))
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
@@ -128,7 +129,7 @@ class TwoTime:
         n = len(self._frames)
         return TwoTimeResult(
             c2=self._sums[:, :n, :n].copy(),
-            times=np.asarray(np.arange(n) * (self._stride * self.frame_time)),
+            times=host_array(np.arange(n) * (self._stride * self.frame_time)),
             stride=self._stride,
         )
 
@@ -233,7 +234,7 @@ class MultiTauTwoTime:
 
     def add(self, frames: npt.NDArray[Any]) -> None:
         """Take the next frames, (n, H, W) or (H, W), counts."""
-        for frame in self.bins.check_frames(np.asarray(frames)):
+        for frame in self.bins.check_frames(host_array(frames)):
             self._take(0, self._order.gathered(frame))
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
@@ -303,7 +304,7 @@ class MultiTauTwoTime:
         return MultiTauTwoTimeResult(
             lags=self._lags[used],
             delays=self._lags[used].astype(np.float64) * self.frame_time,
-            ages=np.asarray((np.arange(n_age) + 0.5) * (self._stride * self.frame_time)),
+            ages=host_array((np.arange(n_age) + 0.5) * (self._stride * self.frame_time)),
             c2=np.moveaxis(c2, 1, 0),
         )
 
@@ -365,7 +366,7 @@ class _Order:
 
 def _sum(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if one.dtype == other.dtype == np.uint16 and int(one.max()) + int(other.max()) <= 0xFFFF:
-        return np.asarray(one + other)
+        return host_array(one + other)
     return one.astype(np.float32) + other.astype(np.float32)
 
 
@@ -385,7 +386,7 @@ def _checked_time(frame_time: float) -> float:
 
 def _dense(pixels: npt.NDArray[Any], first: npt.NDArray[Any], bins: Bins) -> list[npt.NDArray[Any]]:
     bounds = np.append(first, len(pixels)).astype(np.int64)
-    pixels = np.asarray(pixels).astype(np.int64)
+    pixels = host_array(pixels).astype(np.int64)
     size = bins.shape[0] * bins.shape[1]
     if bounds[0] != 0 or np.any(np.diff(bounds) < 0):
         raise CorrelationError(

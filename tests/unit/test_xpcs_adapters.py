@@ -76,10 +76,17 @@ def test_backends(monkeypatch):
 
 
 def test_overhead_on_numpy_is_small():
-    """Generous by a factor of 5, for busy machines; the benchmark holds the figure itself."""
+    """Beside that of any call, for busy machines; the benchmark holds the figure itself."""
     adapter, values = PyQtGraphAdapter(), np.ones((1024, 1024))
-    best = min(timeit.repeat(lambda: adapter.to_pyqtgraph(values), number=1000, repeat=5)) / 1000
-    assert best < 5e-6
+
+    def least(work):
+        return min(timeit.repeat(work, number=1000, repeat=9))
+
+    assert least(lambda: adapter.to_pyqtgraph(values)) < 15 * least(lambda: plain(values))
+
+
+def plain(values):
+    return values
 
 
 def test_jax_arrays():

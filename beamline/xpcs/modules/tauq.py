@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from beamline.core.errors import CorrelationError
 from beamline.xpcs.kernel import ViewerKernel
 from beamline.xpcs.modules._shown import Curves
 
 __all__ = ["compute"]
 
+#: A fit of three parameters needs more lags than that.
+_LEAST = 4
+
 
 def compute(kernel: ViewerKernel) -> Curves:
     """Return τ of a·exp(−2t/τ) + d for each dynamic bin; NaN where none fits."""
+    from beamline.xpcs.fits import fit_single
+
     found = kernel.g2
-    fits = [
-        _relaxation(found.delay_times, g2, error)
-        for g2, error in zip(found.g2, found.g2_err, strict=True)
-    ]
-    tau, error = np.array(fits).T
+    times = np.full((2, len(found.q_values)), np.nan)
+    for number, (g2, error) in enumerate(zip(found.g2, found.g2_err, strict=True)):
+        good = np.isfinite(g2) & np.isfinite(error) & (error > 0) & (found.delay_times > 0)
+        if np.count_nonzero(good) < _LEAST:
+            continue
+        try:
+            fit = fit_single(found.delay_times[good], g2[good], error[good], exponent=1.0)
+        except CorrelationError:
+            continue
+        times[:, number] = fit.values["tau"], fit.errors["tau"]
+    tau, error = times
     return Curves(
-        np.array(list(found.q_values)), tau[None], ("τ",), "q (1/nm)", "τ (s)", error[None],
+        np.array(list(found.q_values)),
+        tau[None],
+        ("τ",),
+        "q (1/nm)",
+        "τ (s)",
+        error[None],
         (True, True),
-    )  # fmt: skip
-
-
-def _relaxation(
-    delays: npt.NDArray[np.float64], g2: npt.NDArray[np.float64], error: npt.NDArray[np.float64]
-) -> tuple[float, float]:
-    from scipy.optimize import curve_fit
-
-    good = np.isfinite(g2) & np.isfinite(error) & (error > 0) & (delays > 0)
-    if np.count_nonzero(good) < 4:
-        return np.nan, np.nan
-    x, y, sigma = delays[good], g2[good], error[good]
-
-    def model(
-        t: npt.NDArray[np.float64], a: float, rate: float, d: float
-    ) -> npt.NDArray[np.float64]:
-        return a * np.exp(-2.0 * t * np.exp(rate)) + d
-
-    begin = (max(y[0] - y[-1], 1e-3), -float(np.log(np.median(x))), y[-1])
-    try:
-        values, covariance = curve_fit(model, x, y, begin, sigma, absolute_sigma=True)
-    except RuntimeError:
-        return np.nan, np.nan
-    tau = float(np.exp(-values[1]))
-    return tau, tau * float(np.sqrt(covariance[1, 1]))
+    )
