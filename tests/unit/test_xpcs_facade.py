@@ -115,6 +115,11 @@ class TestOwnLayout:
         assert list(names) == ["a", "b"]
         facade.save_fit_result(tmp_path / "fit.h5", {"D": 1.5})
         assert facade.read_fit_result(tmp_path / "fit.h5") == {"D": 1.5}
+        with h5py.File(tmp_path / "fit.h5", "r+") as file:
+            file["/xpcs/fit"].attrs["names"] = ["a", "b"]
+            file["/xpcs/fit"].attrs["n"] = np.int64(3)
+        found = facade.read_fit_result(tmp_path / "fit.h5")
+        assert found == {"D": 1.5, "names": ["a", "b"], "n": 3}
         with pytest.raises(HDF5ValidationError, match="found a list"):
             facade.save_fit_result(tmp_path / "fit.h5", [1])
         with pytest.raises(HDF5ValidationError, match="/nowhere"):
