@@ -67,9 +67,11 @@ def command(
     RUN is a scan_id, the beginning of a uid, or -1 for the latest run (-2 for the one before);
     FILE.journal is the journal file of a run, wherever it is; --since and --until choose runs by
     time. The files are the same as those written during the run. A run that was cut off gets a
-    stop document that says so. The names of the files are printed.
+    stop document that says so. The names of the files are printed. With --from catalog, runs are
+    looked for in the catalogue (setting catalog_uri: on that server), and no journal is needed.
 
-    Exit status 1 if a run could not be replayed or a document was refused; the others are written.
+    Exit status 1 if a run could not be replayed, or a document was refused or lost; the others are
+    written.
     """
     from beamline.core.config import load_settings
     from beamline.core.errors import BeamlineError, ConfigurationError
