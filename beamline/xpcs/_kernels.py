@@ -40,6 +40,8 @@ GROUP = 1 << PACKED_LEVELS
 #: A word holds nine counts of seven bits, the newest lowest.
 FIELD_BITS = 7
 FIELD_MAX = (1 << FIELD_BITS) - 1
+#: Pixels whose photons are handled together.
+_STRETCH = 4096
 _WORD = (1 << FIELD_BITS * (HISTORY + 1)) - 1
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -319,24 +321,48 @@ def correlate_events(
     seven = np.uint64(FIELD_BITS)
     field = np.uint64(FIELD_MAX)
     nine = np.uint64(HISTORY + 1)
-    for group in range(out.shape[0]):
+    groups = out.shape[0]
+    ordered = True
+    for group in range(groups):
         low = begin + group * GROUP
         sums = out[group]
-        for j in range(first[low], first[low + GROUP]):
-            i = place[pixels[j]]
-            if i >= 0:
-                sums[i] += 1
-                if sums[i] > FIELD_MAX:
-                    sums[:] = 0
-                    return group
+        largest = 0
         for frame in range(low, low + GROUP):
-            now = np.uint64(time + frame - begin)
+            last = np.uint32(0)
             for j in range(first[frame], first[frame + 1]):
+                ordered &= pixels[j] >= last
+                last = pixels[j]
+                i = place[last]
+                if i >= 0:
+                    sums[i] += 1
+                    largest = max(largest, np.int64(sums[i]))
+                    if largest > FIELD_MAX:
+                        break
+            if largest > FIELD_MAX:
+                break
+        if largest > FIELD_MAX:
+            sums[:] = 0
+            groups = group
+            break
+    for tile in range(total.shape[0]):
+        for group in range(groups):
+            sums = out[group, tile * TILE : (tile + 1) * TILE]
+            for p in range(TILE):
+                total[tile, p] += sums[p]
+    # All frames of a stretch of pixels after each other, so that its words stay in the cache.
+    frames = groups * GROUP
+    cursor = first[begin : begin + frames].copy()
+    stretch = _STRETCH if ordered else place.shape[0]
+    for end in range(stretch, place.shape[0] + stretch, stretch):
+        for frame in range(frames):
+            now = np.uint64(time + frame)
+            j = cursor[frame]
+            while j < first[begin + frame + 1] and pixels[j] < end:
                 i = place[pixels[j]]
+                j += 1
                 if i < 0:
                     continue
                 tile, p = i // TILE, i % TILE
-                total[tile, p] += 1
                 before = words[i, PACKED_LEVELS]
                 words[i, PACKED_LEVELS] = now
                 row = 0
@@ -348,19 +374,17 @@ def correlate_events(
                     word = (word << (seven * min(age, nine))) & np.uint64(_WORD)
                     lag = 1 if level == 0 else 5
                     past = word >> (seven * np.uint64(lag))
-                    if past:
-                        while past:
-                            count = past & field
-                            if count:
-                                products[tile, row, p] += count
-                            past >>= seven
-                            row += 1
-                            lag += 1
-                        row += HISTORY + 1 - lag
-                    else:
-                        row += HISTORY + 1 - lag
+                    while past:
+                        count = past & field
+                        if count:
+                            products[tile, row, p] += count
+                        past >>= seven
+                        row += 1
+                        lag += 1
+                    row += HISTORY + 1 - lag
                     words[i, level] = word + np.uint64(1)
-    return out.shape[0]
+            cursor[frame] = j
+    return groups
 
 
 @compiled

@@ -148,6 +148,21 @@ def test_dense_frames_and_photons_of_a_long_run_agree_with_the_definition(mean):
     check_against_reference(photons, theirs)
 
 
+def test_photons_in_any_order_are_packed_and_correlated_alike():
+    rng = np.random.default_rng(4)
+    maps = rings()
+    ours, theirs = MultiTau(*maps, 1e-3, levels=5), ReferenceMultiTau(*maps, 1e-3, levels=5)
+    for _ in range(5):
+        frames = rng.poisson(0.02, (128, 32, 40))
+        pixels, first = events(frames)
+        for own in np.split(pixels, first[1:].astype(int)):
+            rng.shuffle(own)
+        ours.add_events(pixels, first)
+        theirs.add(frames)
+    assert ours._packed
+    check_against_reference(ours, theirs)
+
+
 def test_counts_that_outgrow_narrow_sums_are_correlated_exactly():
     maps = rings(16, 24, 2, 2)
     ours, theirs = MultiTau(*maps, 1.0, levels=4), ReferenceMultiTau(*maps, 1.0, levels=4)
