@@ -110,6 +110,7 @@ def test_every_kind_of_run_is_replayed_from_the_catalogue_as_it_was(recorded, tm
         assert [said for said in different if MADE_ANEW not in said] == [], kind
 
 
+@pytest.mark.slow
 def test_runs_of_the_catalogue_are_found_without_a_journal(recorded, tmp_path: Path, capsys):
     data_dir, live = recorded
     (tmp_path / "catalog").symlink_to(data_dir / "catalog")
@@ -128,6 +129,7 @@ def test_replay_asks_the_server_of_the_settings(recorded, tmp_path: Path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_frames_of_photons_come_back_dense_and_are_linked_again(tmp_path: Path):
     counts = np.random.default_rng(3).poisson(0.3, (5, 6, 4)).astype("<u4")
     uid = frames_run(tmp_path, tmp_path / "photons.h5", counts, sparse=True, scan_id=1)
