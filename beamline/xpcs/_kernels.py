@@ -326,7 +326,7 @@ def correlate_events(
     for group in range(groups):
         low = begin + group * GROUP
         sums = out[group]
-        largest = 0
+        small = True
         for frame in range(low, low + GROUP):
             last = np.uint32(0)
             for j in range(first[frame], first[frame + 1]):
@@ -335,12 +335,10 @@ def correlate_events(
                 i = place[last]
                 if i >= 0:
                     sums[i] += 1
-                    largest = max(largest, np.int64(sums[i]))
-                    if largest > FIELD_MAX:
-                        break
-            if largest > FIELD_MAX:
+                    small &= sums[i] <= FIELD_MAX
+            if not small:
                 break
-        if largest > FIELD_MAX:
+        if not small:
             sums[:] = 0
             groups = group
             break
