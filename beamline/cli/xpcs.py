@@ -64,7 +64,7 @@ _FILES = (".h5", ".hdf5", ".hdf", ".nxs", ".npy")
 @options.config
 @options.data_dir
 def command(source: str, **given: Any) -> None:
-    r"""Correlate recorded frames: g2 with errors, and D of Γ = D q².
+    """Correlate recorded frames: g2 with errors, and D of Γ = D q².
 
     FILE holds frames: HDF5 of an area detector (pixels, or photons as NXevent_data), any HDF5 with
     a stack (--dataset), or an array (n, rows, columns) in .npy. A FILE doesn't say where the
@@ -81,7 +81,7 @@ def command(source: str, **given: Any) -> None:
     Examples:
       beamline xpcs -1 --q-min 0.5 --q-max 3
       beamline xpcs frames.h5 --distance 5000 --pixel 0.075 --beam 512 498 --frame-time 1e-3
-    """
+    """  # noqa: D301  (click's mark against wrapping)
     path = Path(source)
     if path.suffix in _FILES and path.exists():
         _of_file(path, given)
