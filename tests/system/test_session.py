@@ -74,6 +74,7 @@ def test_a_session_publishes_its_documents(tmp_path: Path):
     assert "received True True" in done.stdout
 
 
+@pytest.mark.slow
 def test_scan_numbers_go_on_after_a_restart(tmp_path: Path):
     code = """
         with simulated_beamline(settings, live_table=False, progress=False) as session:

@@ -374,7 +374,7 @@ def _write_and_die(path):
 
 
 def test_a_killed_writer_leaves_every_flushed_row(tmp_path):
-    process = multiprocessing.get_context("fork").Process(
+    process = multiprocessing.get_context("spawn").Process(
         target=_write_and_die, args=(tmp_path / "a.cxi",)
     )
     process.start()
@@ -442,7 +442,7 @@ def _write_while_the_disk_is_full(path, compression, room, result):
 @pytest.mark.parametrize("room", [0, 5000])
 def test_writes_that_the_disk_refuses_lose_nothing(tmp_path, compression, room):
     # HDF5 itself loses rows after a write that failed: it must not come to that.
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     result = context.Queue()
     path = tmp_path / "a.cxi"
     process = context.Process(

@@ -242,6 +242,7 @@ def test_queues_of_the_reference_are_consumed_as_they_are(namespace, place):
     assert rows(place / "out") == expected(truths)
 
 
+@pytest.mark.slow
 def test_killed_workers_and_writers_cost_nothing_and_write_nothing_twice(fill, place):
     queue, truths = fill("q_kills", range(1, 4), end=False, spots=12)
     result = {}
