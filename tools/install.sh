@@ -48,5 +48,6 @@ else
         "$python" -m venv "$venv" ||
             fail "cannot make the environment $venv with $("$python" -V 2>&1): install its venv module (Debian, Ubuntu: apt install python3-venv)."
     fi
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$target"
+    # Modules are compiled when they are imported: most of what comes along never is.
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable "$target"
 fi

@@ -214,7 +214,7 @@ class Finisher:
             rows = []
             for key in found.keys:
                 block = self._in_flight.get(key)
-                if block is not None and block.token in blocks:
+                if block is not None and block.token in blocks and key[2] in block.unwritten:
                     rows.append((key, block.unwritten[key[2]], block))
             run = found.keys[0][0] if found.keys else ""
             self._add_file(_File(found.path, run, found.shape, found.dtype, rows, noted=True))
@@ -250,14 +250,16 @@ class Finisher:
         self._ledger.close()
 
     def _add_file(self, file: _File) -> None:
-        for key, event, block in file.rows:
+        for _, event, block in file.rows:
             block.unwritten.pop(event.index, None)
-            self._in_flight.pop(key, None)
         self._files.append(file)
 
     def _tell_file(self, file: _File) -> None:
         if not file.noted:
             self._ledger.record([key for key, _, _ in file.rows], file.path)
+        # Not before: an event that comes again meanwhile has to wait until the ledger knows it.
+        for key, _, _ in file.rows:
+            self._in_flight.pop(key, None)
         rows = [_row(key[1], event) for key, event, _ in file.rows]
         self._source.file(file.path, file.run, file.shape, file.dtype, rows)
         self._counts.written += len(rows)

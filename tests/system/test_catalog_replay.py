@@ -99,6 +99,7 @@ def command(*arguments):
         return error.code
 
 
+@pytest.mark.slow
 def test_every_kind_of_run_is_replayed_from_the_catalogue_as_it_was(recorded, tmp_path: Path):
     data_dir, live = recorded
     period = ("--since", "2020-01-01", "--until", "2040-01-01")
@@ -121,6 +122,7 @@ def test_runs_of_the_catalogue_are_found_without_a_journal(recorded, tmp_path: P
     assert f"no run '99' in the catalogue, which holds {len(live)}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_replay_asks_the_server_of_the_settings(recorded, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("BEAMLINE_CATALOG_URI", "http://127.0.0.1:1/api/v1")
     asked = ("replay", "--from", "catalog", "--to", "nexus", "--data-dir", recorded[0], "1")

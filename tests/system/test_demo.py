@@ -132,6 +132,7 @@ def test_a_measured_spectrum_comes_back(tmp_path: Path):
     assert np.sqrt(np.mean((found.norm[inside] - overlay) ** 2)) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "seconds"),
     [("Starting", 0.7),

@@ -49,6 +49,7 @@ def test_one_line_gives_a_beamline(tmp_path: Path):
     assert "sample_x" in done.stdout  # the live table
 
 
+@pytest.mark.slow
 def test_a_session_publishes_its_documents(tmp_path: Path):
     done = script(
         """

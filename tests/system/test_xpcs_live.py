@@ -58,7 +58,7 @@ def test_the_diffusion_constant_comes_back(
     (path,) = live.files
     events = g2_docs.events("g2")
     frames = [event["data"]["frames"] for event in events]
-    assert len(frames) > 2
+    assert len(frames) >= 2
     assert frames[0] < frames[-1] == FRAMES[kind]
     g2 = g2_of(path)
     np.testing.assert_array_equal(np.array(events[-1]["data"]["g2"])[: len(g2)], g2)

@@ -97,6 +97,7 @@ def test_frames_of_files_become_logits_and_a_bad_file_is_named(ray_cluster, name
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_source_and_what_was_taken_is_processed(ray_cluster, namespace, tmp_path):
     config = configuration(
         tmp_path / "p.yaml", ray_cluster, "stop",

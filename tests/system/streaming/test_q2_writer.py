@@ -182,7 +182,7 @@ def test_every_bad_item_is_counted_and_named_and_every_good_one_written(fill, pl
 
     done = write(config(place, "q_hostile"), consumers=[told])
     assert done["refused"] == 1 + 4 * 5 + 1
-    assert done["duplicates"] == 4
+    assert done["duplicates"] == 4, done
     assert done["lost"] == 0
     bad = {f"batch{n:05d}" for n in (2, 4, 6, 8, 10, 12, 14)}
     good = expected([b for b in [*truths, truth.batch_id] if b not in bad])
@@ -305,6 +305,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(ray_cluster, fill, place)
     assert hits == expected(truths)
 
 
+@pytest.mark.slow
 def test_the_command_tells_its_health_and_stops_when_asked(ray_cluster, fill, place):
     _, truths = fill("q_health", range(1, 6), end=False)
     command = Command(place, ray_cluster, config(place, "q_health"))

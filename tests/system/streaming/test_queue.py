@@ -208,6 +208,7 @@ def test_images_outlive_their_producer(namespace, party):
     assert [p["died"] for p in queue.get_shard_info()[0]["producers"]] == [True]
 
 
+@pytest.mark.slow
 def test_a_killed_queue_comes_back_from_its_log(namespace, party, tmp_path):
     import ray
 

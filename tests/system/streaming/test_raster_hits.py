@@ -64,6 +64,7 @@ def thickness_in_the_beam(client, sample, beam, x, y):
     return (down @ grains @ across.T) / np.outer(down.sum(axis=1), across.sum(axis=1))
 
 
+@pytest.mark.slow
 def test_the_hit_map_shows_where_the_crystals_are(chip, chip_bl, engine, docs, namespace, tmp_path):
     made = Documents()
     with DeviceClient(chip.server.info["host"], int(chip.server.info["port"])) as client:
