@@ -130,24 +130,34 @@ class Finisher:
             self._count(event)
             if event.verdict == "hit":
                 block.unwritten[event.index] = event
+            if event.verdict != "duplicate":
                 self._in_flight[key] = block
         if not block.unwritten:
             self._finish(block)
         return True
 
     def forget(self, blocks: Iterable[Block]) -> None:
-        """Let events of blocks that will not be written come again."""
+        """Let events of blocks that will not be written come again.
+
+        Those that are in a complete file, or final, land when the ledger knows them.
+        """
         for block in blocks:
-            if block.batch is not None:
-                for event in block.unwritten.values():
-                    self._in_flight.pop(block.batch.key(event), None)
+            for event in block.batch.events if block.batch is not None else ():
+                if event.index in block.unwritten or (event.verdict != "hit" and not block.final):
+                    self._land(block, event)
+
+    def _land(self, block: Block, event: ProcessedEvent) -> None:
+        """Let an event that comes again be judged: the ledger knows it, or it was given up."""
+        assert block.batch is not None  # noqa: S101  (it was judged)
+        key = block.batch.key(event)
+        if self._in_flight.get(key) is block:
+            del self._in_flight[key]
 
     def refuse_hit(self, block: Block, index: int, reason: str) -> None:
         """Note that the file can't hold an event."""
         event = block.unwritten.pop(index, None)
         if event is None or block.batch is None:
             return
-        self._in_flight.pop(block.batch.key(event), None)
         told = replace(event, verdict="refused", reason=reason, peaks=None)
         self._counts.hits -= 1
         self._count(told)
@@ -257,9 +267,8 @@ class Finisher:
     def _tell_file(self, file: _File) -> None:
         if not file.noted:
             self._ledger.record([key for key, _, _ in file.rows], file.path)
-        # Not before: an event that comes again meanwhile has to wait until the ledger knows it.
-        for key, _, _ in file.rows:
-            self._in_flight.pop(key, None)
+        for _, event, block in file.rows:
+            self._land(block, event)
         rows = [_row(key[1], event) for key, event, _ in file.rows]
         self._source.file(file.path, file.run, file.shape, file.dtype, rows)
         self._counts.written += len(rows)
@@ -287,6 +296,8 @@ class Finisher:
         for block in told:
             assert block.batch is not None  # noqa: S101
             new = [event for event in block.batch.events if event.verdict != "duplicate"]
+            for event in new:
+                self._land(block, event)
             if new:
                 self._source.events(replace(block.batch, events=new))
             block.told = True

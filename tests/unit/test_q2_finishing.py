@@ -28,11 +28,11 @@ def finisher(tmp_path):
 numbers = tokens()
 
 
-def searched() -> Block:
-    """The first item, as it comes from the search: two hits."""
+def searched(verdict="hit") -> Block:
+    """The first item, as it comes from the search: two events."""
     item = Item.from_lease(SimpleNamespace(item=make(1, events=2)[0]), 8, numbers)
     (block,) = item.blocks
-    events = [ProcessedEvent(i, "hit", n_peaks=15, time_ns=STAMP + i) for i in range(2)]
+    events = [ProcessedEvent(i, verdict, n_peaks=15, time_ns=STAMP + i) for i in range(2)]
     block.batch = ProcessedBatch(item.header, events)
     return block
 
@@ -66,6 +66,24 @@ def test_an_event_that_was_refused_is_known_when_it_comes_again(finisher):
     finisher.refuse_hit(first, 0, "it does not fit")
     finisher.refuse_hit(first, 1, "it does not fit")
     assert verdicts(first) == ["refused", "refused"]
+    assert not finisher.judge(again)
     assert finisher.flush() == [first.item.lease]
     assert finisher.judge(again)
     assert verdicts(again) == ["duplicate", "duplicate"]
+
+
+def test_a_miss_that_comes_again_is_told_once(finisher):
+    first, again = searched("not_hit"), searched("not_hit")
+    assert finisher.judge(first)
+    assert not finisher.judge(again)
+    assert finisher.flush() == [first.item.lease]
+    assert finisher.judge(again)
+    assert verdicts(again) == ["duplicate", "duplicate"]
+
+
+def test_what_was_given_up_is_judged_anew_when_it_comes_again(finisher):
+    first, again = searched(), searched()
+    assert finisher.judge(first)
+    finisher.forget([first])
+    assert finisher.judge(again)
+    assert verdicts(again) == ["hit", "hit"]
