@@ -24,6 +24,7 @@ from typing import Any
 
 from caproto import ChannelType
 
+from beamline.core.disk import sync
 from beamline.core.errors import FileFormatError, StorageError
 from beamline.core.pvs import SCALER_CHANNELS
 from ioc.channel import Completion, Field, PutRefusedError
@@ -354,11 +355,7 @@ def _replace(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _value(field: Field) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from beamline.core.disk import sync
 from ioc.frames import DENSE, EVENTS, FrameHeader
 
 __all__ = ["FRAMES", "EventFile", "FrameFile", "Layout", "StackFile", "create_frame_file"]
@@ -149,11 +149,7 @@ class FrameFile:
         finally:
             self._file.close()
         with contextlib.suppress(OSError):
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(self.path)
 
     # ---- what kinds of frames do in their ways
 

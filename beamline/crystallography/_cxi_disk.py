@@ -10,7 +10,7 @@ from pathlib import Path
 
 from beamline.core.errors import BeamlineError
 
-__all__ = ["DiskFullError", "reserve", "sync"]
+__all__ = ["DiskFullError", "reserve"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,12 +82,3 @@ def _allocate(handle: int, start: int, size: int) -> None:
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file, or a directory's entries, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

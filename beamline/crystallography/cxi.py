@@ -16,8 +16,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from beamline.core.disk import sync
 from beamline.core.errors import BeamlineError, ConfigurationError, StorageError
-from beamline.crystallography._cxi_disk import DiskFullError, reserve, sync
+from beamline.crystallography._cxi_disk import DiskFullError, reserve
 from beamline.crystallography._cxi_event import CXIEvent, EventRefusedError, Row, prepare
 from beamline.crystallography.cxi_layout import (
     COMPRESSIONS,

@@ -26,6 +26,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from beamline.core.disk import sync
 from beamline.core.errors import StorageError
 from beamline.streaming.shard_state import Content, Part, Party, Recovered, RecoveredItem, State
 
@@ -267,7 +268,7 @@ class SegmentLog:
             self._remove(segment)
             raise
         if self._fsync:
-            _sync_directory(self._directory)
+            sync(self._directory)
         return segment
 
     def _roll(self, state: State) -> None:
@@ -385,11 +386,3 @@ def _locked(path: Path) -> BinaryIO:
                     "directory."
                 ) from None
             time.sleep(0.05)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from beamline.core.disk import sync
 from beamline.core.errors import StorageError
 from beamline.nexus.tree import Field, Group, Link, Node
 from beamline.xpcs._facade_source import HDF5ValidationError
@@ -91,7 +92,7 @@ def replace_group(
             with _existing(target) as file:
                 _write_group(file, group, tree, compression)
                 file.flush()
-            _sync(target)
+            sync(target)
             return
         with _beside(target) as part:
             if exists:
@@ -151,17 +152,9 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _onto_disk(part: Path, target: Path) -> None:
-    _sync(part)
+    sync(part)
     part.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)
 
 
 def _write_group(

@@ -135,10 +135,12 @@ def test_a_wire_that_drops_doubles_and_reorders_changes_nothing(tmp_path):
         # The wire did its worst, and all of it was noticed.
         assert min(wire.done[what] for what in ("drop", "double", "reorder")) >= 5
         assert found["duplicates_total"] >= wire.documents["double"]
-        # Documents that were late, or dropped a second time, are not missed a second time.
+        # What is spoilt in a stretch that is sent again anyway is no gap of its own: a subscriber
+        # that the machine keeps waiting asks for longer stretches.
         spoilt = wire.documents["drop"] + wire.documents["reorder"]
-        assert 0.9 * spoilt <= found["missed_total"] <= spoilt
-        assert found["refilled_total"] >= 0.9 * wire.documents["drop"]
+        assert 0 < found["missed_total"] <= spoilt
+        assert found["gaps_total"] <= found["missed_total"]
+        assert found["refilled_total"] > 0
         (file,) = live.files
         assert compare_files(file, tmp_path / "server" / "nexus" / file.name) == []
     finally:
