@@ -133,6 +133,15 @@ def read_text(path: Path) -> GeometryText:
     return found
 
 
+def _given(text: GeometryText, panel: str, key: str) -> str:
+    found = text.panels[panel].values.get(key)
+    if found is None:
+        raise FileFormatError(
+            f"the geometry {text.path} has no value for {key!r} of panel {panel}."
+        )
+    return found
+
+
 def number(text: GeometryText, panel: str, key: str, default: float | None = None) -> float:
     """Return a number that a panel has.
 
@@ -141,13 +150,9 @@ def number(text: GeometryText, panel: str, key: str, default: float | None = Non
     FileFormatError
         If it has none, or something else.
     """
-    found = text.panels[panel].values.get(key)
-    if found is None:
-        if default is not None:
-            return default
-        raise FileFormatError(
-            f"the geometry {text.path} has no value for {key!r} of panel {panel}."
-        )
+    if default is not None and key not in text.panels[panel].values:
+        return default
+    found = _given(text, panel, key)
     try:
         value = float(found)
     except ValueError:
@@ -178,11 +183,7 @@ def direction(text: GeometryText, panel: str, key: str) -> tuple[float, float, f
     FileFormatError
         If it has none, or something else.
     """
-    found = text.panels[panel].values.get(key)
-    if found is None:
-        raise FileFormatError(
-            f"the geometry {text.path} has no value for {key!r} of panel {panel}."
-        )
+    found = _given(text, panel, key)
     compact = re.sub(r"\s", "", found)
     terms = re.findall(r"([+-]?(?:\d+\.?\d*|\.\d+)?(?:[eE][+-]?\d+)?)([xyz])", compact)
     if not terms or "".join(a + b for a, b in terms) != compact:
