@@ -44,11 +44,16 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str):
-    done = run(command, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "Usage: beamline" in done.stdout
+def test_every_command_has_help():
+    code = (
+        "from beamline.cli import main\n"
+        f"for command in {COMMANDS}:\n"
+        "    print('ended with', main([command, '--help']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.count("Usage: ") == done.stdout.count("ended with 0") == len(COMMANDS)
 
 
 def test_an_unknown_command_is_an_error():
