@@ -1,5 +1,6 @@
 """Running ``cxi-writer`` in tests, and counting what came of it."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -30,10 +31,16 @@ def rows(folder: Path) -> Counter:
     """Events in complete files, and how often each is there."""
     found = Counter()
     for path in folder.rglob("*.cxi"):
-        with h5py.File(path, locking=False) as file:
-            names = file["/entry_1/batch_id"].asstr()[()]
-            found.update(zip(names, file["/entry_1/event_id"][()].tolist(), strict=True))
+        found.update(_rows_of(path))
     return found
+
+
+@functools.cache
+def _rows_of(path: Path) -> list[tuple[str, int]]:
+    """Events of a complete file, read once: tests ask many times a second."""
+    with h5py.File(path, locking=False) as file:
+        names = file["/entry_1/batch_id"].asstr()[()]
+        return list(zip(names, file["/entry_1/event_id"][()].tolist(), strict=True))
 
 
 def ray_processes(part: str) -> list[int]:
