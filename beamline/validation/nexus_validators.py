@@ -93,16 +93,18 @@ class Validators:
     ) -> Verdict:
         """Validate a group against an application definition; strict: list undocumented things."""
         return self._ask(
-            kind="application", path=str(path), definition=definition, group=group, strict=strict
+            path, kind="application", definition=definition, group=group, strict=strict
         )
 
     def base_classes(self, path: Path) -> Verdict:
         """Validate every group of a file against its base class (nexusformat only)."""
-        return self._ask(kind="base", path=str(path))
+        return self._ask(path, kind="base")
 
-    def _ask(self, **request: Any) -> Verdict:
+    def _ask(self, path: Path, **request: Any) -> Verdict:
         assert self._process.stdin is not None  # noqa: S101  (for the type checker)
         assert self._process.stdout is not None  # noqa: S101
+        # Absolute: the other process changes its working directory with every file.
+        request["path"] = str(path.absolute())
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()

@@ -123,8 +123,13 @@ def test_what_is_damaged_is_one_sentence_and_stays(tmp_path: Path, what: str):
 # --- NeXus ----------------------------------------------------------------------------------------
 
 
-def test_a_good_file_passes_and_one_without_a_required_field_fails(tmp_path: Path):
+def test_a_good_file_passes_and_one_without_a_required_field_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     good, bad = nexus(tmp_path / "a", xafs_run()), nexus(tmp_path / "b", xafs_run())
+    # As people type them: relative to the working directory.
+    monkeypatch.chdir(tmp_path)
+    good, bad = good.relative_to(tmp_path), bad.relative_to(tmp_path)
     with h5py.File(bad, "r+") as file:
         del file["entry/instrument/source/probe"]
         del file["entry/end_time"]
