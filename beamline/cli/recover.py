@@ -36,7 +36,7 @@ def command(
     from beamline.core.errors import BeamlineError, MissingError
     from beamline.recovery import recover, unknown_leftovers
 
-    folders = [Path(name) for name in what if Path(name).is_dir()]
+    folders = named = [Path(name) for name in what if Path(name).is_dir()]
     runs = [name for name in what if not Path(name).is_dir()]
     if not folders:
         folders = [load_settings(config_path, data_dir=data_dir).data_dir]
@@ -44,8 +44,14 @@ def command(
     failures = []
     for folder in folders:
         if not folder.is_dir():
+            neither = f"{', '.join(runs)} is no directory, and " if runs else ""
             raise MissingError(
-                f"the data directory {folder} does not exist: name another one, or use --data-dir."
+                f"{neither}the data directory {folder} does not exist: name another one, or use "
+                "--data-dir."
+            )
+        if named and not (folder / "journal").is_dir() and not unknown_leftovers(folder):
+            raise MissingError(
+                f"{folder} holds no journal: name a data directory, which has a folder 'journal'."
             )
         try:
             done += recover(folder, runs, missing=missing)

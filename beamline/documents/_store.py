@@ -217,6 +217,8 @@ class Journal:
 
     def _inventory(self, runs: list[RunSummary]) -> str:
         count = sum(1 for _ in self.paths())
+        if not self.directory.is_dir():
+            return "there is no such directory"
         if not runs:
             return "it holds no runs"
         last = runs[-1]

@@ -676,6 +676,9 @@ def test_digits_may_be_a_uid(tmp_path):
 def test_no_directory_holds_no_runs(tmp_path):
     journal = Journal(tmp_path / "nothing")
     assert journal.runs() == []
+    with pytest.raises(MissingError, match="there is no such directory"):
+        journal.find(-1)
+    journal.directory.mkdir()
     with pytest.raises(MissingError, match="it holds no runs"):
         journal.find(-1)
 

@@ -423,6 +423,16 @@ def test_recover_prints_what_it_did(tmp_path: Path):
     assert "Nothing was to be recovered" in done.stdout
 
 
+def test_recover_says_where_it_has_looked_in_vain(tmp_path: Path):
+    done = beamline("recover", "typo", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "typo is no directory, and the data directory beamline-data does not" in done.stderr
+    (tmp_path / "nexus").mkdir()
+    done = beamline("recover", "nexus", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nexus holds no journal" in done.stderr
+
+
 def test_show(tmp_path: Path):
     record(tmp_path, xafs_run())
     done = beamline("show", "-1", "--data-dir", tmp_path)
