@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ class ScanFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             keep = mode == "a" and self.path.exists()
             if keep:
-                self._part.write_bytes(self.path.read_bytes())
+                shutil.copyfile(self.path, self._part)
             file = h5py.File(self._part, "r+" if keep else "w", libver=("earliest", "v110"))
         except OSError as error:
             if mode == "a" and self.path.is_file() and not h5py.is_hdf5(self.path):
@@ -79,7 +80,9 @@ class ScanFile:
                 f"cannot write {self._part}: {error.strerror or error}; choose another place."
             ) from error
         entries = [name for name in file if name.startswith("entry")]
-        self._entry = f"/{entries[-1]}" if entries else None
+        # The alphabet has entry_10 before entry_9.
+        latest = max(entries, key=lambda name: (len(name), name), default=None)
+        self._entry = f"/{latest}" if latest else None
         return file
 
     def write_scan(self, scan: ScanArrays, title: str | None, scan_type: ScanType) -> None:
@@ -102,9 +105,7 @@ class ScanFile:
                 run(name, doc)
             with h5py.File(done[0], "r") as source:
                 self._copy(source, file)
-        for key, value in self._waiting.items():
-            self._write_metadata(file, key, value)
-        self._waiting.clear()
+        self._write_waiting(file)
         file.flush()
 
     def _copy(self, source: Any, file: Any) -> None:
@@ -131,6 +132,11 @@ class ScanFile:
             return
         self._write_metadata(file, key, value)
         file.flush()
+
+    def _write_waiting(self, file: Any) -> None:
+        for key, value in self._waiting.items():
+            self._write_metadata(file, key, value)
+        self._waiting.clear()
 
     def _write_metadata(self, file: Any, key: str, value: Any) -> None:
         entry = file[self._entry]
@@ -162,6 +168,11 @@ class ScanFile:
         if not self._file:
             return
         try:
+            if self._waiting:  # no scan came that could have them
+                self._entry = ENTRY
+                _write(self._file, "/", Group("NXroot", {"default": ENTRY.lstrip("/")}))
+                _write(self._file, ENTRY, Group("NXentry"))
+                self._write_waiting(self._file)
             self._file.close()
             with self._part.open("rb+") as stream:
                 os.fsync(stream.fileno())

@@ -242,6 +242,21 @@ def test_several_scans_are_entries_whose_links_stay_inside(tmp_path: Path):
         assert "note" not in file["entry"]
 
 
+def test_metadata_go_to_the_latest_entry_or_one_of_their_own(tmp_path: Path):
+    path = tmp_path / "x.nxs"
+    with NeXusWriter(path) as writer:
+        writer.add_metadata("note", "no scan")
+    with h5py.File(path, "r+") as file:
+        assert file["entry"].attrs["NX_class"] == "NXentry"
+        assert file["entry/note"].asstr()[()] == "no scan"
+        for number in range(2, 11):
+            file.create_group(f"entry_{number}")
+    with NeXusWriter(path, mode="a") as writer:
+        writer.add_metadata("note", "tenth")
+    with h5py.File(path) as file:
+        assert [name for name in file if "note" in file[name]] == ["entry", "entry_10"]
+
+
 def test_modes(tmp_path: Path):
     path = tmp_path / "x.nxs"
     line(5).to_nexus(path)
