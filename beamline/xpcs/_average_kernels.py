@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beamline.xpcs._kernels import compiled
+from beamline.xpcs._compiled import compiled
 
 __all__ = ["sum_events", "sum_frames"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationOverflowError
-from beamline.xpcs import _kernels as kernels
-from beamline.xpcs._kernels import HISTORY, TILE
+from beamline.xpcs._compiled import HISTORY, TILE
+from beamline.xpcs._dense_kernels import correlate_block
 
-__all__ = ["Levels"]
+__all__ = ["BLOCK", "Levels"]
 
 #: Frames per block at most; sums of products of a block are made in the middle type.
 BLOCK = 128
@@ -59,7 +59,8 @@ class Levels:
         self.wide = False
         self.ring: npt.NDArray[Any] = np.zeros((tiles, number, HISTORY, TILE), np.uint16)
         self.products: npt.NDArray[Any] = np.zeros((tiles, rows, TILE), np.uint32)
-        self.head: npt.NDArray[Any] = np.zeros((tiles, rows, TILE), np.uint32)
+        self.early: npt.NDArray[Any] = np.zeros((tiles, rows, TILE), np.uint16)
+        self.head: npt.NDArray[Any] = np.zeros((tiles, 0, TILE), np.uint32)
         self.tail: npt.NDArray[Any] = np.zeros((tiles, 0, TILE), np.uint32)
         self.lost: npt.NDArray[Any] = np.zeros((tiles, 0, TILE), np.uint32)
         self.total = np.zeros((tiles if has_total else 0, TILE), np.uint64)
@@ -79,8 +80,13 @@ class Levels:
     @property
     def nbytes(self) -> int:
         """Memory of the state, bytes."""
-        arrays = (self.ring, self.products, self.head, self.tail, self.lost, self.total)
-        return sum(array.nbytes for array in arrays)
+        arrays = (self.ring, self.products, self.early, self.total)
+        return sum(array.nbytes for array in (*arrays, self.head, self.tail, self.lost))
+
+    @property
+    def odd(self) -> npt.NDArray[np.bool_]:
+        """Whether the last frame of each level still lacks its neighbour."""
+        return self.counts[:-1] % 2 == 1
 
     def _limit(self, n: int) -> int:
         """Return the largest count in `n` frames for which no frame and no sum can overflow."""
@@ -96,7 +102,7 @@ class Levels:
         if self.wide:
             return
         self.wide = True
-        self.ring = self.ring.astype(np.uint32)
+        self.ring, self.early = self.ring.astype(np.uint32), self.early.astype(np.uint32)
         self.mask = np.where(self.mask > 0, np.uint32(0xFFFFFFFF), np.uint32(0))
         for name in ("products", "head", "tail", "lost"):
             setattr(self, name, getattr(self, name).astype(np.uint64))
@@ -124,13 +130,28 @@ class Levels:
                 )
             self.widen()
 
-    def process(self, frames: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    def completes(self, n: int) -> int:
+        """Return how many frames of the level after the last one `n` more frames make."""
+        last = self.number
+        return int(((self.counts[0] + n) >> last) - self.counts[last])
+
+    def process(
+        self, frames: npt.NDArray[Any], out: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Correlate up to `BLOCK` frames (n, pixels) of `frame_type`; none of them is missing.
+
+        Parameters
+        ----------
+        frames
+            The frames.
+        out
+            (n_out, tiles·TILE) of `frame_type`, n_out as `completes` says or 0: for the frames of
+            the level after the last one that are now complete.
 
         Returns
         -------
         ndarray
-            (n_out, tiles·TILE): the frames of the level after the last one that are now complete.
+            `out`, or a wider array in its place.
         ndarray
             (n_out,): whether they exist, or lack frames that are missing.
 
@@ -143,6 +164,7 @@ class Levels:
             self.widen()
         self.make_room()
         frames = frames.astype(self.frame_type, copy=False)
+        out = out.astype(self.frame_type, copy=False)
         n = len(frames)
         after = (self.counts[0] + n) >> np.arange(self.number + 1)
         new = after - self.counts
@@ -153,11 +175,10 @@ class Levels:
             begin = HISTORY + 2 * self.counts[k + 1] - self.counts[k]
             pairs = exists[k, begin : begin + 2 * new[k + 1]].reshape(-1, 2)
             exists[k + 1, HISTORY : HISTORY + new[k + 1]] = pairs.all(axis=1)
-        out = np.empty((int(new[-1]), len(self.starts) * TILE), self.frame_type)
         done = 0
         while True:
             limit = self._limit(BLOCK)
-            done = kernels.correlate_block(
+            done = correlate_block(
                 frames,
                 self.starts,
                 self.mask,
@@ -170,12 +191,11 @@ class Levels:
                 self.ring,
                 self.seen,
                 self.products,
+                self.early,
                 self.head,
                 self.tail,
                 self.lost,
                 self.total,
-                np.empty((4, TILE), np.uint32 if self.wide else np.uint16),
-                np.empty((4, TILE), np.uint64 if self.wide else np.uint32),
                 out,
             )
             if done == len(self.starts):
@@ -202,14 +222,28 @@ class Levels:
         for k in range(self.number + 1):
             self.exists[k] = exists[k, new[k] : new[k] + HISTORY]
 
+    def expect_gaps(self, sums: dict[int, npt.NDArray[np.int64]]) -> None:
+        """Make room for the sums of frames whose partner is missing.
+
+        Parameters
+        ----------
+        sums
+            Sums (tiles, TILE) of the first m frames of the run, by m, for each lag m that passed.
+        """
+        self.tail = np.zeros_like(self.products)
+        self.lost = np.zeros((len(self.starts), self.number, TILE), self.products.dtype)
+        self.head = np.zeros_like(self.products)
+        for row, (k, lag) in enumerate(self.rows):
+            frames = min(lag, int(self.counts[k])) << (self.first + k)
+            if frames:
+                self.head[:, row] = sums[frames]
+        self.early = np.zeros((len(self.starts), 0, TILE), self.early.dtype)
+
     def skip(self, n: int) -> int:
         """Leave out `n` frames; return how many frames of the level after the last one that makes.
 
-        Those are missing, too.
+        Those are missing, too. `expect_gaps` comes first.
         """
-        if not self.tail.shape[1]:
-            self.tail = np.zeros_like(self.products)
-            self.lost = np.zeros((len(self.starts), self.number, TILE), self.products.dtype)
         self.gaps += 1
         if self.gaps >= _MANY_GAPS:
             self.widen()

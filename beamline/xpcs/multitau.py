@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs._inputs import checked_frame_time, checked_levels, checked_photons
 from beamline.xpcs.adapters import host_array
 from beamline.xpcs.bins import Bins
 from beamline.xpcs.correlation import (
@@ -23,14 +22,12 @@ from beamline.xpcs.correlation import (
 __all__ = ["MultiTau"]
 
 #: Frames that are kept until they are worth a call: dense ones, and lists of photons.
-_DENSE_BLOCK = 32
-_SPARSE_BLOCK = 64
-#: Photons per pixel and frame below which frames are taken as photons.
+_DENSE_BLOCK = 40
+_SPARSE_BLOCK = 256
+#: Frames that are looked through for photons together.
+_SEARCHED = 64
+#: Photons per pixel and frame up to which frames are taken as photons.
 _SPARSE = 0.04
-#: Frames for which photons are taken as dense frames once a pixel had too many of them.
-_DENSE_FOR = 512
-#: Further stages of levels, after the packed ones.
-_LEVELS_PER_STAGE = 5
 
 
 class MultiTau:
@@ -40,8 +37,8 @@ class MultiTau:
     Lag τ·2^L is made of all pairs of frames k and k + τ of level L that exist, so that missing
     frames cost pairs and nothing else. Sums of products are exact integers.
 
-    Memory per pixel, bytes: 16 per lag and 16 per level, and 64 for frames that wait; twice as much
-    for sums beyond 32 bits, and 8 per lag more once frames are missing.
+    Memory per pixel, bytes: 6 per lag, 16 per level, and 152 for frames that wait and sums of all
+    frames; twice as much for sums beyond 32 bits, and 6 per lag more once frames are missing.
 
     Parameters
     ----------
@@ -66,45 +63,28 @@ class MultiTau:
         *,
         levels: int = 8,
     ) -> None:
-        from beamline.xpcs import _kernels
-        from beamline.xpcs._levels import Levels
+        from beamline.xpcs import _frame_kernels
+        from beamline.xpcs._pyramid import GROUP, TILE, Pyramid
 
-        if not (math.isfinite(frame_time) and frame_time > 0.0):
-            raise CorrelationError(
-                f"frame_time is {frame_time} s, expected a positive time: the period from one "
-                "frame to the next."
-            )
-        if not 1 <= levels <= 24:
-            raise CorrelationError(f"levels is {levels}, expected 1 to 24.")
+        self.frame_time = checked_frame_time(frame_time)
+        self.levels = checked_levels(levels)
         self.bins = Bins.from_maps(dynamic_roi_map, static_roi_map)
-        self.frame_time = frame_time
-        self.levels = levels
-        self._kernels = _kernels
-        self._size = max(self.bins.shape[0] * self.bins.shape[1], _kernels.TILE)
-        starts, mask, self._place = self._tiles()
-        self._stages = [Levels(0, _kernels.PACKED_LEVELS, mask, starts, has_total=True)]
-        inner = np.arange(len(starts), dtype=np.int64) * _kernels.TILE
-        while (first := self._stages[-1].first + self._stages[-1].number) < max(levels, 4):
-            number = min(_LEVELS_PER_STAGE, max(levels, 4) - first)
-            self._stages.append(
-                Levels(first, number, np.full_like(mask, 0xFFFF), inner, has_total=False)
-            )
-        #: Level frames that wait for each later stage, and whether each of them exists.
-        self._waiting: list[list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]]] = [
-            [] for _ in self._stages
-        ]
-        self._words: npt.NDArray[np.uint64] | None = None
-        self._packed = False
-        self._dense_until = 0
+        self._kernels = _frame_kernels
+        self._size = max(self.bins.shape[0] * self.bins.shape[1], TILE)
+        starts, mask, self._place = self._tiles(TILE)
+        self._tiled = mask.shape
+        self._group = GROUP
+        self._pyramid = Pyramid(starts, mask, self._place, levels)
         self._n_frames = self._n_skipped = 0
         self._frames: npt.NDArray[np.uint16] | None = None
         self._n_waiting = 0
         self._events: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]] = []
+        #: Frames to take as dense ones before photons are looked for again.
+        self._n_dense = 0
 
     def _tiles(
-        self,
+        self, tile: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.int32]]:
-        tile = self._kernels.TILE
         strip = self.bins.pixels // tile
         strips, of = np.unique(strip, return_inverse=True)
         # The last strip would reach beyond the frame: it begins earlier, and masks what is twice.
@@ -128,11 +108,9 @@ class MultiTau:
     @property
     def nbytes(self) -> int:
         """Memory of the state, bytes."""
-        waiting = [self._frames, self._words, *(part for pair in self._events for part in pair)]
-        waiting += [frames for stage in self._waiting for frames, _ in stage]
-        return sum(stage.nbytes for stage in self._stages) + sum(
-            array.nbytes for array in waiting if array is not None
-        )
+        events = sum(part.nbytes for pair in self._events for part in pair)
+        frames = 0 if self._frames is None else self._frames.nbytes
+        return self._pyramid.nbytes + events + frames
 
     def add(self, frames: npt.NDArray[Any]) -> None:
         """Take the next frames.
@@ -150,8 +128,9 @@ class MultiTau:
         """
         frames = self.bins.check_frames(host_array(frames))
         counts = self._counts(frames.reshape(len(frames), -1))
-        for begin in range(0, len(counts), _SPARSE_BLOCK):
-            self._add_dense_or_sparse(counts[begin : begin + _SPARSE_BLOCK])
+        begin = 0
+        while begin < len(counts):
+            begin += self._add_dense_or_sparse(counts[begin:])
         self._n_frames += len(counts)
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
@@ -171,25 +150,7 @@ class MultiTau:
         CorrelationError
             If these are not increasing offsets, or a pixel is outside the frame.
         """
-        pixels, bounds = host_array(pixels), np.append(first, len(pixels)).astype(np.int64)
-        size = self.bins.shape[0] * self.bins.shape[1]
-        if bounds[0] != 0 or np.any(np.diff(bounds) < 0):
-            if len(bounds) == 1:
-                raise CorrelationError(
-                    f"{len(pixels)} photons come with no frames, expected the index of the first "
-                    "photon of each frame."
-                )
-            raise CorrelationError(
-                f"first begins with {bounds[0]} and has to grow from 0 to the number of photons, "
-                f"{len(pixels)}: expected the index of the first photon of each frame."
-            )
-        if len(pixels) and not 0 <= int(pixels.min()) <= int(pixels.max()) < size:
-            raise CorrelationError(
-                f"photons lie in the pixels {pixels.min()} to {pixels.max()}, expected 0 to "
-                f"{size - 1}: flat indices in a frame of {self.bins.shape[0]} × "
-                f"{self.bins.shape[1]}."
-            )
-        pixels = pixels.astype(np.uint32, copy=False)
+        pixels, bounds = checked_photons(pixels, first, self.bins.shape)
         for begin in range(0, len(bounds) - 1, _SPARSE_BLOCK):
             part = bounds[begin : begin + _SPARSE_BLOCK + 1]
             self._add_events(pixels[part[0] : part[-1]].copy(), part - part[0])
@@ -203,9 +164,8 @@ class MultiTau:
         if number < 0:
             raise CorrelationError(f"{number} frames are missing, expected 0 or more.")
         if number:
-            self._flush(entirely=True)
-            self._unpack()
-            self._skip(0, number)
+            self._flush()
+            self._pyramid.skip(number)
             self._n_skipped += number
 
     def result(self) -> Correlation:
@@ -218,57 +178,29 @@ class MultiTau:
         """
         if self._n_frames < 2:
             raise CorrelationError(f"{self._n_frames} frames have no pair, expected 2 or more.")
-        self._flush(entirely=True)
-        self._unpack()
+        self._flush()
+        self._pyramid.flush()
         total = self._n_frames + self._n_skipped
         lags, level_of = lag_grid(self.levels)
         # As boost_corr has it: the grid ends before the first lag for which frames are too few.
         enough = (lags >> level_of) < (total >> level_of)
         n_delay = len(lags) if enough.all() else int(np.argmin(enough))
-        cells = np.zeros((n_delay, 3, len(self.bins.cell_static)))
-        ratios = np.zeros((n_delay, 2, self.bins.n_dynamic))
-        n_pairs = np.zeros(n_delay, dtype=np.int64)
-        place = self._place[self.bins.pixels].astype(np.int64)
-        counts = self._stages[0].total.astype(np.int64).ravel()
-        level_total, row = counts, 0
-        for stage in self._stages:
-            for k in range(stage.number):
-                latest = np.zeros_like(level_total)
-                for own, (level, lag) in enumerate(stage.rows):
-                    if level != k or row >= n_delay:
-                        continue
-                    latest = stage.ring[:, k, -lag:].sum(axis=1, dtype=np.int64).ravel()
-                    self._kernels.add_up(
-                        stage.products,
-                        stage.head,
-                        stage.tail,
-                        level_total,
-                        latest,
-                        own,
-                        place,
-                        self.bins.cell,
-                        self.bins.dynamic,
-                        cells[row],
-                        ratios[row],
-                    )
-                    n_pairs[row] = stage.n_pairs[own]
-                    row += 1
-                if stage.counts[k] % 2:
-                    level_total = level_total - stage.ring[:, k, -1].astype(np.int64).ravel()
-                if stage.lost.shape[1]:
-                    level_total = level_total - stage.lost[:, k].astype(np.int64).ravel()
+        cell = np.full(self._tiled, -1, dtype=np.int32)
+        cell.ravel()[self._place[self.bins.pixels]] = self.bins.cell
+        n_cell = len(self.bins.cell_static)
+        sums, n_pairs, counts = self._pyramid.sums(n_delay, cell, n_cell)
+        dynamic = self.bins.static_dynamic[self.bins.cell_static]
         possible = (total >> level_of[:n_delay]) - (lags >> level_of)[:n_delay]
+        valid = cell >= 0
         return correlation_from_sums(
             self.bins,
             CellSums(
-                products=cells[:, 0],
-                earlier=cells[:, 1],
-                later=cells[:, 2],
-                ratio=ratios[:, 0],
-                ratio_square=ratios[:, 1],
-                counts=grouped(
-                    counts[place].astype(np.float64)[None], self.bins.cell, cells.shape[2]
-                )[0],
+                products=sums[:, 0],
+                earlier=sums[:, 1],
+                later=sums[:, 2],
+                ratio=grouped(sums[:, 3], dynamic, self.bins.n_dynamic),
+                ratio_square=grouped(sums[:, 4], dynamic, self.bins.n_dynamic),
+                counts=np.bincount(cell[valid], counts[valid], n_cell).astype(np.float64),
             ),
             n_pairs=n_pairs,
             lost_pairs=possible - n_pairs,
@@ -302,48 +234,57 @@ class MultiTau:
             f"{fs}, which is not masked; expected a count, 0 to 2^32 − 1: mask it."
         )
 
-    def _add_dense_or_sparse(self, counts: npt.NDArray[Any]) -> None:
-        n = len(counts)
-        few = np.count_nonzero(counts[0]) <= 2.0 * _SPARSE * self._size
-        if few and counts.dtype == np.uint16 and self._size % 4 == 0:
-            pixels = np.empty(int(_SPARSE * n * self._size), np.uint32)
-            bounds = np.empty(n + 1, np.int64)
-            number = self._kernels.find_events(counts, counts.view(np.uint64), pixels, bounds)
+    def _add_dense_or_sparse(self, counts: npt.NDArray[Any]) -> int:
+        """Take the first ones of some frames; return how many."""
+        if self._n_dense <= 0 and counts.dtype == np.uint16 and self._size % 4 == 0:
+            searched = counts[:_SEARCHED]
+            most = int(_SPARSE * self._size)
+            pixels = np.empty((len(searched) + 1) * most, np.uint32)
+            bounds = np.empty(len(searched) + 1, np.int64)
+            number = self._kernels.find_photons(searched.view(np.uint64), most, pixels, bounds)
             if number >= 0:
                 self._add_events(pixels[:number].copy(), bounds)
-                return
-        if self._events:
-            self._flush_events(entirely=True)
+                return len(searched)
+            self._n_dense = _SEARCHED
+        self._flush_events(entirely=True)
+        counts = counts[: self._n_dense] if self._n_dense > 0 else counts
+        n = len(counts)
+        self._n_dense -= n
         if n >= _DENSE_BLOCK or counts.dtype != np.uint16:
-            self._flush(entirely=True)
-            self._correlate(counts)
-            return
+            self._flush_frames()
+            self._pyramid.correlate(counts)
+            return n
         if self._frames is None:
             self._frames = np.empty((_DENSE_BLOCK, self._size), np.uint16)
-        if self._n_waiting + n > _DENSE_BLOCK:
-            self._flush(entirely=False)
-        self._frames[self._n_waiting : self._n_waiting + n] = counts
+        n = min(n, _DENSE_BLOCK - self._n_waiting)
+        self._frames[self._n_waiting : self._n_waiting + n] = counts[:n]
         self._n_waiting += n
+        if self._n_waiting == _DENSE_BLOCK:
+            self._flush_frames()
+        return n
 
     def _add_events(self, pixels: npt.NDArray[np.uint32], bounds: npt.NDArray[np.int64]) -> None:
-        if self._n_waiting:
-            self._flush(entirely=True)
+        self._flush_frames()
         self._events.append((pixels, bounds))
-        if sum(len(own) - 1 for _, own in self._events) >= _SPARSE_BLOCK:
+        waiting = sum(len(own) for own, _ in self._events)
+        frames = sum(len(own) - 1 for _, own in self._events)
+        if frames >= _SPARSE_BLOCK or waiting >= _SPARSE_BLOCK * _SPARSE * self._size:
             self._flush_events(entirely=False)
 
-    def _flush(self, *, entirely: bool) -> None:
-        """Correlate what waits; `entirely`: also what is too little to be worth it."""
+    def _flush(self) -> None:
+        """Correlate what waits, however little it is."""
+        self._flush_frames()
+        self._flush_events(entirely=True)
+
+    def _flush_frames(self) -> None:
         if self._n_waiting and self._frames is not None:
             waiting, self._n_waiting = self._frames[: self._n_waiting], 0
-            self._correlate(waiting)
-        if self._events:
-            self._flush_events(entirely=entirely)
-        if entirely:
-            for stage in range(1, len(self._stages)):
-                self._feed(stage)
+            self._pyramid.correlate(waiting)
 
     def _flush_events(self, *, entirely: bool) -> None:
+        """Correlate the photons that wait; `entirely`: those of the last few frames, too."""
+        if not self._events:
+            return
         pixels = np.concatenate([own for own, _ in self._events])
         offsets = np.cumsum([0] + [len(own) for own, _ in self._events])
         bounds = np.concatenate(
@@ -352,116 +293,21 @@ class MultiTau:
         )
         self._events = []
         begin, end = 0, len(bounds) - 1
-        group, lower = self._kernels.GROUP, self._stages[0]
         while begin < end:
-            time, left = int(lower.counts[0]), end - begin
-            if time >= self._dense_until and time % group == 0:
-                if left < group and not entirely:
-                    break
-                if left >= group and self._pack():
-                    begin += self._correlate_events(pixels, bounds, begin, left // group)
-                    continue
-            n = min(left, group - time % group)
+            begin += self._pyramid.correlate_photons(pixels, bounds[begin:])
+            left, wait = end - begin, self._pyramid.until_photons
+            if left == 0 or (left < self._group and wait == 0 and not entirely):
+                break
+            n = min(left, wait or self._group, _SEARCHED)
             frames = np.zeros((n, self._size), np.uint16)
             part = bounds[begin : begin + n + 1]
             if np.diff(part).max() > 0xFFFF:
                 frames = frames.astype(np.uint32)
-            self._kernels.spread_events(pixels, part, frames)
-            self._correlate(frames)
+            self._kernels.spread_photons(pixels, part, frames)
+            self._pyramid.correlate(frames)
             begin += n
+        if self._pyramid.packed:
+            self._frames = None
         if begin < end:
             rest = bounds[begin:]
             self._events = [(pixels[rest[0] :].copy(), rest - rest[0])]
-
-    def _correlate_events(
-        self,
-        pixels: npt.NDArray[np.uint32],
-        bounds: npt.NDArray[np.int64],
-        begin: int,
-        groups: int,
-    ) -> int:
-        """Correlate groups of frames; return the number of frames that were."""
-        lower, group = self._stages[0], self._kernels.GROUP
-        assert self._words is not None  # noqa: S101
-        lower.make_room()
-        out = np.zeros((groups, len(lower.starts) * self._kernels.TILE), lower.frame_type)
-        time = int(lower.counts[0])
-        done = self._kernels.correlate_events(
-            pixels, bounds, begin, time, self._place, self._words, lower.products, lower.total, out
-        )
-        if done < groups:
-            self._dense_until = time + group * done + _DENSE_FOR
-        new = (group * done) >> np.arange(lower.number + 1)
-        lower.counts = lower.counts + new
-        for k in range(lower.number):
-            lower.ceiling[k] += self._kernels.FIELD_MAX**2 * done
-        for row, (k, _) in enumerate(lower.rows):
-            lower.n_pairs[row] += new[k]
-        self._hand_on(1, out[:done], np.ones(done, dtype=np.bool_))
-        return group * done
-
-    def _pack(self) -> bool:
-        """Pack the last frames of the lower levels, if all exist and their counts are small."""
-        if self._packed:
-            return True
-        lower = self._stages[0]
-        if not lower.exists.all():
-            return False
-        if self._words is None:
-            size = len(lower.starts) * self._kernels.TILE
-            self._words = np.zeros((size, self._kernels.PACKED_LEVELS + 1), np.uint64)
-        self._frames = None
-        time = int(lower.counts[0])
-        self._packed = bool(self._kernels.pack(lower.ring, time, self._words))
-        if not self._packed:
-            self._dense_until = time + _DENSE_FOR
-        return self._packed
-
-    def _unpack(self) -> None:
-        if self._packed and self._words is not None:
-            lower = self._stages[0]
-            self._kernels.unpack(self._words, int(lower.counts[0]), lower.ring)
-            lower.seen |= np.uint32(self._kernels.FIELD_MAX)
-            self._words = None
-            self._packed = False
-
-    def _correlate(self, frames: npt.NDArray[Any]) -> None:
-        """Correlate dense frames, (n, pixels)."""
-        from beamline.xpcs._levels import BLOCK
-
-        self._unpack()
-        for begin in range(0, len(frames), BLOCK):
-            self._hand_on(1, *self._stages[0].process(frames[begin : begin + BLOCK]))
-
-    def _hand_on(self, stage: int, frames: npt.NDArray[Any], exist: npt.NDArray[np.bool_]) -> None:
-        """Give level frames to a stage, which waits until there are some more."""
-        if stage == len(self._stages) or not len(frames):
-            return
-        self._waiting[stage].append((frames, exist))
-        if sum(len(own) for own, _ in self._waiting[stage]) >= self._kernels.HISTORY:
-            self._feed(stage)
-
-    def _feed(self, stage: int) -> None:
-        from beamline.xpcs._levels import BLOCK
-
-        waiting, self._waiting[stage] = self._waiting[stage], []
-        if not waiting:
-            return
-        widest = np.result_type(*(frames.dtype for frames, _ in waiting))
-        frames = np.concatenate([frames.astype(widest, copy=False) for frames, _ in waiting])
-        exist = np.concatenate([own for _, own in waiting])
-        edges = [0, *(np.flatnonzero(np.diff(exist)) + 1), len(exist)]
-        for begin, end in itertools.pairwise(edges):
-            if not exist[begin]:
-                self._skip(stage, int(end - begin))
-                continue
-            for low in range(begin, end, BLOCK):
-                out = self._stages[stage].process(frames[low : min(low + BLOCK, end)])
-                self._hand_on(stage + 1, *out)
-
-    def _skip(self, stage: int, number: int) -> None:
-        """Leave out frames of a stage's first level, and what they would have become."""
-        while number and stage < len(self._stages):
-            self._feed(stage)
-            number = self._stages[stage].skip(number)
-            stage += 1

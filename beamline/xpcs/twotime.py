@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs._inputs import checked_frame_time, checked_levels, checked_photons
 from beamline.xpcs.adapters import host_array
 from beamline.xpcs.bins import Bins
 from beamline.xpcs.correlation import lag_grid
@@ -86,7 +87,7 @@ class TwoTime:
         *,
         max_frames: int = 1024,
     ) -> None:
-        self.frame_time = _checked_time(frame_time)
+        self.frame_time = checked_frame_time(frame_time)
         if max_frames < 2:
             raise CorrelationError(f"max_frames is {max_frames}, expected 2 or more.")
         self.bins = Bins.from_maps(dynamic_roi_map, static_roi_map)
@@ -218,12 +219,10 @@ class MultiTauTwoTime:
         *,
         levels: int = 8,
     ) -> None:
-        self.frame_time = _checked_time(frame_time)
-        if not 1 <= levels <= 24:
-            raise CorrelationError(f"levels is {levels}, expected 1 to 24.")
+        self.frame_time = checked_frame_time(frame_time)
+        self.levels = checked_levels(levels)
         self.bins = Bins.from_maps(dynamic_roi_map, static_roi_map)
         self._order = _Order(self.bins)
-        self.levels = levels
         self._lags, self._level_of = lag_grid(levels)
         shape = (_AGES, self.bins.n_dynamic, len(self._lags))
         self._sums, self._pairs = np.zeros(shape), np.zeros(shape)
@@ -375,28 +374,9 @@ def _mean(values: npt.NDArray[Any]) -> float:
     return float(good.mean()) if len(good) else math.nan
 
 
-def _checked_time(frame_time: float) -> float:
-    if not (math.isfinite(frame_time) and frame_time > 0.0):
-        raise CorrelationError(
-            f"frame_time is {frame_time} s, expected a positive time: the period from one frame to "
-            "the next."
-        )
-    return frame_time
-
-
 def _dense(pixels: npt.NDArray[Any], first: npt.NDArray[Any], bins: Bins) -> list[npt.NDArray[Any]]:
-    bounds = np.append(first, len(pixels)).astype(np.int64)
-    pixels = host_array(pixels).astype(np.int64)
+    pixels, bounds = checked_photons(pixels, first, bins.shape)
     size = bins.shape[0] * bins.shape[1]
-    if bounds[0] != 0 or np.any(np.diff(bounds) < 0):
-        raise CorrelationError(
-            "first has to grow from 0 to the number of photons: the index of the first photon of "
-            "each frame."
-        )
-    if len(pixels) and not 0 <= pixels.min() <= pixels.max() < size:
-        raise CorrelationError(
-            f"photons lie in the pixels {pixels.min()} to {pixels.max()}, expected 0 to {size - 1}."
-        )
     return [
         np.bincount(pixels[begin:end], minlength=size).reshape(bins.shape)
         for begin, end in itertools.pairwise(bounds)

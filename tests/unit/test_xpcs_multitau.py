@@ -159,7 +159,7 @@ def test_photons_in_any_order_are_packed_and_correlated_alike():
             rng.shuffle(own)
         ours.add_events(pixels, first)
         theirs.add(frames)
-    assert ours._packed
+    assert ours._pyramid.packed
     check_against_reference(ours, theirs)
 
 
