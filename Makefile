@@ -4,7 +4,9 @@ OUTPUT ?= demo-output
 SAMPLE ?=
 # A module's tests share their beamline, so they stay in one process. The long modules come first in
 # the order of the folders, so that no process is left with one of them at the end.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+PARALLEL ?= -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+# Half of the time a test of the real stack waits: a process more than two cores can run.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 2 ? 2 : n < 4 ? n + 1 : 4)))
 SECONDS ?= 60
 # The viewers of the APS want Python 3.12 and an environment of their own.
 VIEWERS ?= .venv-viewers

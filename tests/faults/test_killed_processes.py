@@ -11,7 +11,7 @@ import pytest
 pytestmark = [pytest.mark.system, pytest.mark.faults]
 
 
-@pytest.mark.parametrize("victim", ["ioc", "server"])
+@pytest.mark.parametrize("victim", [pytest.param("ioc", marks=pytest.mark.slow), "server"])
 def test_a_scan_fails_with_the_name_of_the_pv(tmp_path: Path, victim: str):
     code = f"""
         import threading, time

@@ -71,8 +71,15 @@ def rows_told(marker: Path) -> int:
         return int.from_bytes(shared[:8], "little")
 
 
-@pytest.mark.parametrize("compression", [None, 1])
-@pytest.mark.parametrize("interval", [1e-4, 0.5])
+@pytest.mark.parametrize(
+    ("interval", "compression"),
+    [
+        (1e-4, None),
+        (0.5, 1),
+        pytest.param(1e-4, 1, marks=pytest.mark.slow),
+        pytest.param(0.5, None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_writer_loses_no_row_that_was_on_disk(
     tmp_path: Path, interval: float, compression: int | None
 ):

@@ -23,7 +23,7 @@ HARNESS = DEVICE_SERVER / "harness"
 BUILD = DEVICE_SERVER.parents[1] / "build-device-server"
 # Statistics over many frames: minutes under a sanitizer would buy little, meson runs them so.
 PLAIN = {"test_speckle", "test_stills"}
-FUZZ_SECONDS = 3
+FUZZ_SECONDS = 1
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="replaces calls as Linux's linker can")
@@ -99,7 +99,13 @@ def programs(
     made.pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("name", [test.stem for test in TESTS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(test.stem, marks=[pytest.mark.slow] if test.stem in PLAIN else [])
+        for test in TESTS
+    ],
+)
 def test_c_unit(programs: Programs, name: str) -> None:
     programs.output(name)
 
