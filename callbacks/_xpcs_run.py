@@ -74,8 +74,8 @@ class XPCSRun:
     settings
         How to analyse.
     partition
-        Called with the geometry of the detector: returns the bins, and a number that changes when
-        others are wanted.
+        Called with a function that returns the geometry of the detector: returns the bins, and a
+        number that changes when others are wanted.
     consumers
         Called without arguments: returns consumers for the documents of g2.
     counts
@@ -110,6 +110,7 @@ class XPCSRun:
         self._analysis: XPCSAnalysis | None = None
         self._geometry: GeometryMetadata | None = None
         self._version = -1
+        self._unfit = ""
         self._part = 0
         self._g2: G2Run | None = None
         self._plot: PlotThread | None = None
@@ -202,11 +203,25 @@ class XPCSRun:
 
     def _look_for_partition(self) -> None:
         """Begin, or begin anew with other bins."""
-        if self._geometry is None:
-            self._geometry = self._found_geometry()
-        partition, version = self._partition(self._geometry)
-        if version == self._version:
+        try:
+            partition, version = self._partition(self._found_geometry)
+            if version == self._version:
+                return
+            self._check_shape(partition)
+        except BeamlineError as error:
+            if self._analysis is None:
+                raise
+            if str(error) != self._unfit:
+                self._unfit = str(error)
+                self._complain(
+                    ConfigurationError(
+                        f"run {self._uid[:8]}: the bins that were chosen after "
+                        f"{self._analysis.n_frames} frames do not fit, it goes on with those it "
+                        f"has: {error}"
+                    )
+                )
             return
+        self._unfit = ""
         if self._analysis is not None:
             frames = self._analysis.n_frames
             reason = f"other bins were chosen after {frames} frames"
@@ -227,9 +242,22 @@ class XPCSRun:
         self._g2.begin_stream(partition, frame_time, exposure, self._settings.levels)
         self._last = None
 
+    def _check_shape(self, partition: QPartition) -> None:
+        stream = self._feed.stream
+        if stream is not None and partition.shape != stream.shape:
+            raise ConfigurationError(
+                f"run {self._uid[:8]} can't be analysed: its frames are of the shape "
+                f"{stream.shape}, the bins of {partition.shape}; give bins of this detector."
+            )
+
     def _found_geometry(self) -> GeometryMetadata:
         if self._settings.geometry is not None:
             return self._settings.geometry
+        if self._geometry is None:
+            self._geometry = self._geometry_of_stream()
+        return self._geometry
+
+    def _geometry_of_stream(self) -> GeometryMetadata:
         stream = self._feed.stream
         assert stream is not None  # noqa: S101  (frames have come)
         detector = stream.detector
@@ -396,7 +424,7 @@ class XPCSRun:
 
 
 #: Geometry in; bins and their version out.
-PartitionChooser = Callable[[GeometryMetadata], tuple[QPartition, int]]
+PartitionChooser = Callable[[Callable[[], GeometryMetadata]], tuple[QPartition, int]]
 
 #: Endings of configuration keys (lower case, without underscores).
 _ENDINGS: Mapping[str, tuple[str, ...]] = {

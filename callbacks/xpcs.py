@@ -15,25 +15,27 @@ Frames are correlated in the thread that brings the documents, which refer to th
 from __future__ import annotations
 
 import collections
+import dataclasses
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import BeamlineError, ConfigurationError
 from beamline.documents.consumers import Consumer
 from beamline.documents.router import PerRunRouter
 from beamline.xpcs.diffusion import Diffusion
-from beamline.xpcs.partitions import QPartition, make_partition
-from beamline.xpcs.schemas import GeometryMetadata
+from beamline.xpcs.partitions import PartitionError, QPartition, make_partition
+from beamline.xpcs.schemas import GeometryMetadata, MaskSchema, PartitionSchema
 from callbacks._xpcs_run import COUNTS, XPCSRun, XPCSSettings, file_name
 
 __all__ = ["COUNTS", "XPCSWriter", "file_name"]
 
 Mask = npt.NDArray[Any]
+#: Bins as they are made here, and as the mask editor exports them.
+Partition = QPartition | PartitionSchema | Mapping[str, Any]
 
 
 class XPCSWriter:
@@ -57,9 +59,11 @@ class XPCSWriter:
     directory
         Made if it is missing.
     partition
-        The bins; by default they are made from the geometry in the descriptor.
+        The bins (a `QPartition`, or a `PartitionSchema` or its dict, as the mask editor exports
+        them); by default they are made from the geometry in the descriptor, which also serves for
+        bins that come without one.
     mask
-        (H, W), 1 = valid, for bins that are made.
+        (H, W), 1 = valid; of a given partition, it leaves pixels out.
     n_dynamic, n_static, method, q_range
         Of bins that are made, as for `beamline.xpcs.partitions.make_partition`.
     levels
@@ -108,7 +112,7 @@ class XPCSWriter:
         self,
         directory: str | Path,
         *,
-        partition: QPartition | None = None,
+        partition: Partition | None = None,
         mask: Mask | None = None,
         n_dynamic: int = 20,
         n_static: int = 100,
@@ -173,12 +177,29 @@ class XPCSWriter:
             if name == "stop":
                 self._runs.pop(doc["run_start"], None)
 
-    def use(self, partition: QPartition | None = None, mask: Mask | None = None) -> None:
+    def use(self, partition: Partition | None = None, mask: Mask | None = None) -> None:
         """Take other bins, or another mask, from the next frames on; from any thread.
 
         A run that goes on gets a further stream (``g2_2``, …) and a further result file
-        (``…_part2_results.hdf``).
+        (``…_part2_results.hdf``). Bins that turn out not to fit its frames are refused with an
+        entry in `errors`, and it goes on with those it has.
+
+        Parameters
+        ----------
+        partition
+            The bins; None keeps those in use.
+        mask
+            (H, W), 1 = valid; None with a partition uses all pixels of it.
+
+        Raises
+        ------
+        ConfigurationError
+            If neither is given.
+        SchemaValidationError, PartitionError
+            If one is not valid, or no pixel is left.
         """
+        if partition is None and mask is None:
+            raise ConfigurationError("use() needs a partition, a mask, or both; found neither.")
         self._bins.replace(partition, mask)
 
     def close(self) -> None:
@@ -225,26 +246,49 @@ class _Bins:
     """The bins that are wanted at present, and a number that says which."""
 
     def __init__(
-        self, partition: QPartition | None, mask: Mask | None, options: dict[str, Any]
+        self, partition: Partition | None, mask: Mask | None, options: dict[str, Any]
     ) -> None:
         self._lock = threading.Lock()
-        self._given, self._mask, self._options = partition, mask, options
+        self._given: QPartition | None = None
+        self._mask: Mask | None = None
+        self._options = options
         self._version = 0
-        self._made: tuple[GeometryMetadata, int, QPartition] | None = None
+        self._made: tuple[GeometryMetadata | None, int, QPartition] | None = None
         self.replace(partition, mask)
 
-    def replace(self, partition: QPartition | None, mask: Mask | None) -> None:
+    def replace(self, partition: Partition | None, mask: Mask | None) -> None:
+        given = None if partition is None else _bins_of(partition)
+        valid = None if mask is None else MaskSchema(mask).mask
+        if valid is not None and not valid.any():
+            raise PartitionError("No pixel can be sorted into bins: all of them are masked.")
         with self._lock:
-            self._given = partition
-            self._mask = None if mask is None else np.asarray(mask)
+            given = self._given if given is None else given
+            if given is not None and valid is not None:
+                given.masked(valid)
+            self._given, self._mask = given, valid
             self._version += 1
 
-    def __call__(self, geometry: GeometryMetadata) -> tuple[QPartition, int]:
+    def __call__(self, geometry: Callable[[], GeometryMetadata]) -> tuple[QPartition, int]:
         with self._lock:
             version, given, mask = self._version, self._given, self._mask
-        if given is not None:
-            return given, version
-        if self._made is None or self._made[:2] != (geometry, version):
-            made = make_partition(geometry, mask, **self._options)
-            self._made = (geometry, version, made)
+        here = None if given is not None and given.metadata is not None else geometry()
+        if self._made is None or self._made[:2] != (here, version):
+            self._made = here, version, self._make(given, mask, here)
         return self._made[2], version
+
+    def _make(
+        self, given: QPartition | None, mask: Mask | None, here: GeometryMetadata | None
+    ) -> QPartition:
+        if given is None:
+            assert here is not None  # noqa: S101  (asked for above)
+            return make_partition(here, mask, **self._options)
+        made = given if here is None else dataclasses.replace(given, metadata=here)
+        return made if mask is None else made.masked(mask)
+
+
+def _bins_of(partition: Partition) -> QPartition:
+    if isinstance(partition, QPartition):
+        return partition
+    if not isinstance(partition, PartitionSchema):
+        partition = PartitionSchema.from_dict(partition)
+    return QPartition.from_schema(partition)

@@ -11,7 +11,9 @@ from xpcs_documents import SHAPE, Series, frames_of
 from beamline.core.errors import ConfigurationError
 from beamline.documents.consumers import ConsumerError
 from beamline.xpcs.hdf5_facade import HDF5Facade
+from beamline.xpcs.partitions import PartitionError
 from beamline.xpcs.reference import ReferenceMultiTau
+from beamline.xpcs.schemas import SchemaValidationError
 from callbacks._xpcs_plot import digest
 from callbacks.xpcs import XPCSWriter
 
@@ -185,6 +187,63 @@ def test_other_bins_in_mid_run_begin_a_new_stream_and_both_are_recorded(tmp_path
     assert names == ["g2", "diffusion", "g2_2", "diffusion_2"]
     assert docs.events("g2")[-1]["data"]["frames"] == 40
     assert docs.events("g2_2")[-1]["data"]["frames"] == 30
+
+
+LABELS = np.zeros(SHAPE, np.int32)
+LABELS[3:10], LABELS[12:20] = 1, 2
+EXPORTED = {
+    "partition_map": LABELS, "num_pts": 2, "val_list": [0.1, 0.2], "num_list": [140, 160],
+}  # fmt: skip
+
+
+def test_bins_of_the_mask_editor_are_taken_and_a_mask_leaves_pixels_out_of_them(tmp_path, writer):
+    frames = frames_of(40)
+    writer.use(partition=EXPORTED)
+    mask = np.ones(SHAPE, bool)
+    mask[:5] = False
+    series = Series(tmp_path, writer)
+    series.write(frames[:20])
+    series.refer()
+    writer.use(mask=mask)
+    series.write(frames[20:])
+    series.refer()
+    series.stop()
+    labels = [HDF5Facade().read_q_partition(f, "/xpcs/qmap") for f in writer.files]
+    np.testing.assert_array_equal(labels[0].dynamic_roi_map, LABELS)
+    np.testing.assert_array_equal(labels[1].dynamic_roi_map, LABELS * mask)
+    assert labels[1].metadata.det_dist == 200.0
+    np.testing.assert_allclose(labels[0].dynamic_q, [0.1, 0.2])
+
+
+def test_bins_that_do_not_fit_are_refused_and_the_run_goes_on(tmp_path, writer):
+    frames = frames_of(40)
+    series = Series(tmp_path, writer)
+    series.write(frames[:20])
+    series.refer()
+    with pytest.raises(SchemaValidationError, match="whole numbers"):
+        writer.use(mask=np.full(SHAPE, np.nan))
+    with pytest.raises(PartitionError, match="all of them are masked"):
+        writer.use(mask=np.zeros(SHAPE))
+    with pytest.raises(ConfigurationError, match="found neither"):
+        writer.use()
+    writer.use(mask=np.ones((3, 3)))
+    series.write(frames[20:])
+    series.refer()
+    series.stop()
+    (file,) = writer.files
+    np.testing.assert_allclose(stored(file)[0], reference(file, [frames]).g2)
+    (error,) = writer.errors
+    assert "after 20 frames do not fit" in str(error)
+    assert "(24, 20)" in str(error)
+    assert "(3, 3)" in str(error)
+
+
+def test_bins_of_another_detector_are_one_sentence(tmp_path):
+    other = {**EXPORTED, "partition_map": LABELS.T}
+    series = Series(tmp_path, XPCSWriter(tmp_path / "xpcs", partition=other, sinks=[]))
+    series.write(frames_of(3))
+    with pytest.raises(ConsumerError, match=r"frames are of the shape \(24, 20\)"):
+        series.refer()
 
 
 def test_pictures_change_with_the_frames_and_the_last_is_the_files_g2(tmp_path):
