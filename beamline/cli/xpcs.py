@@ -35,7 +35,7 @@ _FILES = (".h5", ".hdf5", ".hdf", ".nxs", ".npy")
 @click.option("--q-max", type=float, help="Greatest q, 1/nm.")
 @click.option(
     "--mask", "mask_path", type=click.Path(path_type=Path),
-    help="Valid pixels (1): a mask file (HDF5) or an array (.npy).",
+    help="Valid pixels (1): a mask file (HDF5) or an array (.npy). Goes with --partition, too.",
 )  # fmt: skip
 @click.option(
     "--partition", "partition_path", type=click.Path(path_type=Path),
@@ -59,6 +59,10 @@ _FILES = (".h5", ".hdf5", ".hdf", ".nxs", ".npy")
 @click.option(
     "--geometry", "geometry_path", type=click.Path(path_type=Path),
     help="Of FILE: take the geometry from this one; the options above replace parts of it.",
+)  # fmt: skip
+@click.option(
+    "--legacy", is_flag=True,
+    help="Add the two-time correlation in the older layout (/exchange/C2T_all), too.",
 )  # fmt: skip
 @click.option("--no-picture", is_flag=True, help="Draw no PNG.")
 @options.config
@@ -117,6 +121,7 @@ def _of_run(name: str, given: Mapping[str, Any]) -> None:
         frame_time=given["frame_time"],
         every_run=True,
         interval=float("inf"),
+        legacy=given["legacy"],
         plot_interval=0.0 if given["no_picture"] else 1.0,
         sinks=[],
         **_bin_options(given),
@@ -162,6 +167,8 @@ def _of_file(path: Path, given: Mapping[str, Any]) -> None:
     if partition is None:
         geometry = _geometry(path, shape, facts, given)
         partition = make_partition(geometry, _mask(given), **_bin_options(given))
+    else:
+        partition = _fitting(partition, path, shape, facts, given)
     exposure = given["exposure"] or facts.get("exposure") or frame_time
     analysis = XPCSAnalysis(
         partition, frame_time, exposure, levels=given["levels"], two_time=given["two_time"]
@@ -174,13 +181,39 @@ def _of_file(path: Path, given: Mapping[str, Any]) -> None:
     target = given["output"] / f"{path.stem}_results.hdf"
     start = {"uid": "", "time": began, "plan_name": "xpcs", "title": f"g2 of {path.name}"}
     stop = {"time": time.time(), "exit_status": "success", "reason": ""}
-    diffusion = write_result(target, analysis, found, start, stop, sources=(str(path.absolute()),))
+    diffusion = write_result(
+        target, analysis, found, start, stop, sources=(str(path.absolute()),),
+        legacy=given["legacy"],
+    )  # fmt: skip
     click.echo(summary(diffusion))
     click.echo(target)
     if not given["no_picture"]:
         picture = target.with_suffix(".png")
         draw(picture_of(analysis, found, path.name, diffusion), picture)
         click.echo(picture)
+
+
+def _fitting(
+    partition: QPartition,
+    path: Path,
+    shape: tuple[int, int],
+    facts: Mapping[str, float],
+    given: Mapping[str, Any],
+) -> QPartition:
+    """Return given bins with a geometry, without the pixels that a mask leaves out."""
+    import dataclasses
+
+    from beamline.core.errors import ConfigurationError
+
+    if partition.shape != shape:
+        raise ConfigurationError(
+            f"the bins of {given['partition_path']} are of the shape {partition.shape}, the frames "
+            f"of {path} of {shape}: give bins of this detector."
+        )
+    if partition.metadata is None:
+        partition = dataclasses.replace(partition, metadata=_geometry(path, shape, facts, given))
+    mask = _mask(given)
+    return partition if mask is None else partition.masked(mask)
 
 
 def _geometry(

@@ -33,6 +33,8 @@ __all__ = ["checked", "load_geometry", "load_mask", "load_partition", "load_q_pa
 _LEGACY = "/xpcs"
 _MEASUREMENT = "/measurement/instrument"
 _ENTRY = "/entry/instrument"
+#: Where bins lie that are a list, without static ones.
+_LISTED = ("/simplemask/partition", "/")
 #: Names of the units of q and of angles in files.
 _Q_NAMES = {
     "nm^-1": "nm^-1", "1/nm": "nm^-1", "nm-1": "nm^-1", "nm⁻¹": "nm^-1", "1/nanometer": "nm^-1",
@@ -74,6 +76,11 @@ def load_qmap(source: Source, group: str) -> QMapSchema:
     """Read maps of q and azimuth."""
     if source.has(join(group, "sqmap")) and not _is_legacy(source, group):
         return _values(source, group)
+    if _label_names(source, group) is None:
+        raise source.missing(
+            join(group, "sqmap"), "/xpcs/qmap/dynamic_roi_map", "/qmap/dynamic_roi_map",
+            "/xpcs/dqlist",
+        )  # fmt: skip
     found = load_q_partition(source, group)
     if found.map_names[0] != "q":
         raise source.fail(group, f"expected bins of q, found bins of {found.map_names[0]}.")
@@ -127,8 +134,19 @@ def _values(source: Source, group: str) -> QMapSchema:
 
 
 def load_q_partition(source: Source, group: str) -> QPartition:
-    """Read static and dynamic bins; q is converted to 1/nm."""
+    """Read static and dynamic bins; q is converted to 1/nm. Listed bins are both."""
     names = _label_names(source, group)
+    if names is None:
+        maps = {join(place, "partition_map"): place for place in (group, *_LISTED)}
+        path = source.first(*maps)
+        if path is None:
+            raise source.missing(
+                join(group, "dynamic_roi_map"), "/xpcs/qmap/dynamic_roi_map", "/xpcs/dqlist", *maps
+            )
+        place = maps[path]
+        listed = load_partition(source, place, "dynamic")
+        bins: QPartition = checked(source, place, lambda: QPartition.from_schema(listed))
+        return bins
     group = names["group"]
     axes = _pair(source, group, "map_names", ("q", "phi"))
     units = _pair(source, group, "map_units", ("", "deg"))
@@ -151,6 +169,11 @@ def load_partition(source: Source, group: str, kind: Kind) -> PartitionSchema:
     """Read bins as one list: our own layout, any other's dynamic or static bins."""
     found = source.first(join(group, "partition_map"), "/partition_map")
     if found is None:
+        if _label_names(source, group) is None:
+            raise source.missing(
+                join(group, "partition_map"), "/partition_map", "/xpcs/qmap/dynamic_roi_map",
+                "/qmap/dynamic_roi_map", "/xpcs/dqlist",
+            )  # fmt: skip
         bins = load_q_partition(source, group)
         schema: PartitionSchema = checked(source, group, lambda: bins.schema(kind))
         return schema
@@ -230,8 +253,8 @@ def load_geometry(source: Source, group: str) -> GeometryMetadata:
     raise source.missing(group, "/xpcs/qmap/beam_center_x", f"{_MEASUREMENT}/detector/distance")
 
 
-def _label_names(source: Source, group: str) -> dict[str, str]:
-    """Return how the layout at hand calls its maps and lists of labels."""
+def _label_names(source: Source, group: str) -> dict[str, str] | None:
+    """Return how the layout at hand calls its maps and lists of labels; None if it has none."""
     for place in dict.fromkeys((group, "/xpcs/qmap", "/qmap")):
         if source.has(join(place, "dynamic_roi_map")):
             return {"group": place, "map": "{kind}_roi_map", "dim0": "{kind}_v_list_dim0",
@@ -239,8 +262,7 @@ def _label_names(source: Source, group: str) -> dict[str, str]:
     for place in dict.fromkeys((group, _LEGACY)):
         if _is_legacy(source, place):
             return {"group": place, "map": "{k}qmap", "dim0": "{k}qlist", "dim1": "{k}philist"}
-    raise source.missing(join(group, "sqmap"), "/xpcs/qmap/dynamic_roi_map",
-                         "/qmap/dynamic_roi_map", "/xpcs/dqlist")  # fmt: skip
+    return None
 
 
 def _is_legacy(source: Source, group: str) -> bool:

@@ -128,7 +128,7 @@ def _twotime_path(source: Source, key: str | int | None) -> str:
         raise source.missing(*_TWOTIME)
     if key is None:
         return paths[0]
-    if isinstance(key, int):
+    if not isinstance(key, str):
         for path in paths:
             digits = path.rsplit("_", 1)[-1]
             if digits.isdigit() and int(digits) == key:

@@ -29,6 +29,8 @@ __all__ = ["Compression", "replace_file", "replace_group"]
 
 #: A filter of HDF5 (``gzip``, ``lzf``; None for none) and its option.
 Compression = tuple[str | None, int | None]
+#: Filters that the viewers of the field have.
+_FILTERS = ("gzip", "lzf", None)
 #: Arrays that are smaller are not worth a filter, bytes.
 _SMALL = 4096
 #: Appended to names of files and groups that are not complete.
@@ -54,6 +56,7 @@ def replace_file(
     StorageError
         If it can't be written; what was there before is still there.
     """
+    _check_filter(path, compression)
     target = _target(path)
     with _exclusive(target), _reported(target), _beside(target) as part:
         with h5py.File(part, "x", libver=_LIBVER) as file:
@@ -85,6 +88,9 @@ def replace_group(
     StorageError, HDF5ValidationError
         If it can't be written, or the file is no HDF5; what was there before is still there.
     """
+    _check_filter(path, compression)
+    if not group.strip("/"):
+        raise StorageError(f"{path}: the root can't be replaced as a group; name one below it.")
     target = _target(path)
     with _exclusive(target), _reported(target):
         exists = target.exists()
@@ -104,6 +110,14 @@ def replace_group(
                 with h5py.File(part, "x", libver=_LIBVER) as file:
                     _write_group(file, group, tree, compression)
             _onto_disk(part, target)
+
+
+def _check_filter(path: str | os.PathLike[str], compression: Compression) -> None:
+    if compression[0] not in _FILTERS:
+        raise StorageError(
+            f"{path}: expected the compression gzip, lzf or None, which every viewer reads, found "
+            f"{compression[0]!r}."
+        )
 
 
 @contextlib.contextmanager

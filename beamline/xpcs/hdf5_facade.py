@@ -117,7 +117,10 @@ class HDF5Facade:
         )
 
     def read_q_partition(self, path: FilePath, group: str = "/qmap") -> QPartition:
-        """Return static and dynamic bins, of a partition file or a result."""
+        """Return static and dynamic bins, of a partition file or a result.
+
+        Of bins that are a list (`write_partition`), each is a dynamic bin with one static bin.
+        """
         return self.pool.read(
             path, ("bins", group), lambda file: maps.load_q_partition(file, group)
         )

@@ -64,9 +64,10 @@ def read_image(
         return _of(_picture(path), str(path), most)
     if suffix in _ARRAYS:
         try:
-            return _of(np.load(path, mmap_mode="r", allow_pickle=False), str(path), most)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise FileFormatError(f"{path}: it can't be read as an array ({error}).") from error
+        return _of(array, str(path), most)
     facade = facade or HDF5Facade()
     shapes = facade.shapes(path)
     chosen = dataset or _largest(path, shapes)

@@ -18,7 +18,7 @@ from beamline.xpcs.adapters import host_array
 from beamline.xpcs.correlation import Correlation
 from beamline.xpcs.hdf5_facade import HDF5Facade
 from beamline.xpcs.multitau import MultiTau
-from beamline.xpcs.partitions import QPartition, make_partition
+from beamline.xpcs.partitions import Kind, QPartition, make_partition
 from beamline.xpcs.schemas import G2Data, GeometryMetadata, PartitionSchema
 
 __all__ = ["KernelError", "ViewerKernel"]
@@ -67,6 +67,11 @@ class ViewerKernel:
             raise KernelError(
                 f"Frames must be of shape (N, {metadata.shape[0]}, {metadata.shape[1]}) with N of"
                 f" at least 2, found {stack.shape}."
+            )
+        if not (np.isfinite(frame_time) and frame_time > 0.0):
+            raise KernelError(
+                f"The frame time is {frame_time} s; it must be greater than 0: from one frame to"
+                " the next."
             )
         bins = make_partition(metadata, n_static=n_static, n_dynamic=n_dynamic)
         self.path = None
@@ -180,16 +185,27 @@ class ViewerKernel:
             found.g2.T, found.g2_err_block.T, found.delays, tuple(bins.dynamic_q.tolist())
         )
 
-    def _of_file(self) -> G2Data:
-        path = self._need(self.path, "frames or a result file")
+    def stored(self, what: str, kind: Kind = "dynamic") -> FilePath:
+        """Return the result file, whose `what` is of the bins (dynamic or static) in use.
+
+        Raises
+        ------
+        KernelError
+            If other bins or another mask than the file's are applied: it has no frames to compute
+            `what` anew.
+        """
+        path: FilePath = self._need(self.path, "frames or a result file")
         stored = self.facade.read_q_partition(path, "/xpcs/qmap")
-        same = np.array_equal(stored.dynamic_roi_map, self.partition.dynamic_roi_map)
-        if not same:
+        theirs, ours = (getattr(bins, kind).roi_map for bins in (stored, self.partition))
+        if not np.array_equal(theirs, ours):
             raise KernelError(
-                f"g2 of other bins or another mask needs the frames, and {path} is a result"
+                f"{what} of other bins or another mask needs the frames, and {path} is a result"
                 " without them; load the frames."
             )
-        return self.facade.read_g2_data(path)
+        return path
+
+    def _of_file(self) -> G2Data:
+        return self.facade.read_g2_data(self.stored("g2"))
 
     def _compute(self) -> None:
         self._forget()

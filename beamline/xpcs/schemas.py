@@ -284,7 +284,8 @@ class PartitionSchema(_Schema):
     Raises
     ------
     SchemaValidationError
-        If lengths differ from `num_pts`, a label is greater, or `num_list` is not what the map has.
+        If lengths differ from `num_pts`, a label is greater, `num_list` is not what the map has, or
+        no pixel is in a bin.
     """
 
     partition_map: npt.NDArray[np.int32]
@@ -381,6 +382,8 @@ def _check_counts(
     if labels.view(np.uint32).max() > number:
         raise labels_field.fail(f"labels of 0 to {number}", f"{labels.min()} to {labels.max()}")
     found = np.bincount(labels.ravel(), minlength=number + 1)[1:]
+    if not found.any():
+        raise labels_field.fail("a pixel in some bin", "none: all are masked (0)")
     if not np.array_equal(found, counts):
         wrong = int(np.flatnonzero(found != counts)[0])
         raise counts_field.fail(

@@ -9,6 +9,8 @@ from xpcs_documents import SHAPE, Series, frames_of
 
 from beamline.cli import main
 from beamline.documents import JournalWriter
+from beamline.xpcs.hdf5_facade import HDF5Facade
+from beamline.xpcs.schemas import PartitionSchema
 
 GEOMETRY = ["--distance", "200", "--pixel", "0.15", "--beam", "8.3", "11.7"]
 BINS = ["--bins", "3", "--levels", "3"]
@@ -105,6 +107,34 @@ def test_a_mask_leaves_pixels_out(tmp_path, run):
     assert status == 0, err
     with h5py.File(tmp_path / "out" / "stack_results.hdf") as file:
         assert not file["/xpcs/qmap/mask"][:5].any()
+
+
+def test_given_bins_take_a_mask_and_the_geometry_of_the_options(tmp_path, run):
+    labels = np.zeros(SHAPE, np.int32)
+    labels[3:10], labels[12:20] = 1, 2
+    facade = HDF5Facade()
+    facade.write_partition(tmp_path / "bins.h5", PartitionSchema(labels, 2, (0.1, 0.2), (140, 160)))
+    mask = np.ones(SHAPE, int)
+    mask[:5] = 0
+    np.save(tmp_path / "mask.npy", mask)
+    np.save(tmp_path / "stack.npy", frames_of(30))
+    words = [tmp_path / "stack.npy", "--partition", tmp_path / "bins.h5", "--frame-time", "1e-3"]
+    status, _, err = run(*words)
+    assert status == 1
+    assert "--distance, --pixel, --beam, --energy" in err
+    status, _, err = run(
+        *words, *GEOMETRY, "--energy", "9", "--mask", tmp_path / "mask.npy", "--no-picture",
+        "--two-time", "20", "--legacy",
+    )  # fmt: skip
+    assert status == 0, err
+    with h5py.File(tmp_path / "out" / "stack_results.hdf") as file:
+        np.testing.assert_array_equal(file["/xpcs/qmap/dynamic_roi_map"], labels * mask)
+        assert file["/xpcs/qmap/detector_distance"][()] == pytest.approx(0.2)
+        assert "g2_00001" in file["/exchange/C2T_all"]
+    np.save(tmp_path / "stack.npy", np.ones((3, 5, 5)))
+    status, _, err = run(*words)
+    assert status == 1
+    assert "of the shape (24, 20), the frames of" in err
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,24 @@ class TestOwnLayout:
             assert found.compression_opts == (4 if compression == "gzip" else None)
         assert facade.read_mask(path) == mask((100, 100))
 
+    def test_a_listed_partition_serves_as_bins(self, facade, tmp_path):
+        schema = files.partition().schema()
+        facade.write_partition(tmp_path / "bins.h5", schema)
+        found = facade.read_q_partition(tmp_path / "bins.h5")
+        np.testing.assert_array_equal(found.static_roi_map, schema.partition_map)
+        assert found.dynamic_q.tolist() == list(schema.val_list)
+        assert found.metadata == schema.metadata
+
+    @pytest.mark.parametrize("compression", ["szip", "bitshuffle", 32008])
+    def test_filters_that_viewers_lack_are_refused(self, facade, tmp_path, compression):
+        with pytest.raises(StorageError, match="expected the compression gzip, lzf or None"):
+            facade.write_mask(tmp_path / "mask.h5", mask(), compression=compression)
+        with pytest.raises(StorageError, match="expected the compression"):
+            facade.write_result(tmp_path / "mask.h5", {}, compression=compression)
+        with pytest.raises(StorageError, match="the root can't be replaced"):
+            facade.write_mask(tmp_path / "mask.h5", mask(), group="/")
+        assert list(tmp_path.iterdir()) == []
+
     def test_fit_result(self, facade, tmp_path):
         @dataclasses.dataclass
         class Fit:
@@ -131,6 +149,9 @@ class TestOwnLayout:
         assert repository.get_qmap(path) is facade.read_qmap(path)
         assert repository.get_g2_data(path) == facade.read_g2_data(path)
         part = repository.get_twotime_data(path, "c2_00001", np.s_[2:4, 5])
+        np.testing.assert_array_equal(
+            repository.get_twotime_data(path, np.int64(1)), facade.read_twotime(path, "c2_00001")
+        )
         np.testing.assert_allclose(part, facade.read_twotime(path, 1)[2:4, 5])
         repository.save_fit_result(path, {"tau": 1.0})
         assert facade.read_fit_result(path) == {"tau": 1.0}
@@ -273,6 +294,9 @@ class TestOtherLayouts:
             file.attrs["num_pts"] = 3
         found = facade.read_partition(path)
         assert found.num_list == (2, 1, 0)
+        # As static and dynamic bins, those without a pixel have no label.
+        bins = facade.read_q_partition(path)
+        assert bins.dynamic_q.tolist() == bins.static_q.tolist() == [0.1, 0.2]
         with h5py.File(path, "r+") as file:
             del file["val_list"]
             file.attrs["val_list"] = [0.1, 0.2, 0.4]

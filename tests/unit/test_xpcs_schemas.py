@@ -221,6 +221,10 @@ class TestPartition:
         with pytest.raises(SchemaValidationError, match=words):
             PartitionSchema(**partition(**{name: value}))
 
+    def test_all_masked(self):
+        with pytest.raises(SchemaValidationError, match="expected a pixel in some bin"):
+            PartitionSchema(np.zeros((2, 3)), 2, (0.1, 0.2), (0, 0))
+
     @pytest.mark.parametrize("key", ["partition_map", "num_pts", "val_list", "num_list"])
     def test_missing_key_is_named(self, key):
         data = partition()
@@ -310,7 +314,7 @@ def g2_data(draw):
 def partitions(draw):
     shape = draw(shapes)
     number = draw(st.integers(1, 5))
-    labels = draw(hnp.arrays(np.int32, shape, elements=st.integers(0, number)))
+    labels = draw(hnp.arrays(np.int32, shape, elements=st.integers(0, number)).filter(np.any))
     return PartitionSchema(
         labels, number,
         tuple(draw(st.lists(finite, min_size=number, max_size=number))),

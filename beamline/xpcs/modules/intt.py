@@ -14,7 +14,7 @@ def compute(kernel: ViewerKernel) -> Curves:
     """Return the mean counts of a valid pixel in each frame."""
     if kernel.path is not None:
         numbers, intensity = kernel.facade.read_dataset(
-            kernel.path, "/xpcs/spatial_mean/intensity_vs_time"
+            kernel.stored("the intensity over time"), "/xpcs/spatial_mean/intensity_vs_time"
         )
         return Curves(
             numbers.astype(np.float64),

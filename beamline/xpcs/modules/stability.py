@@ -15,12 +15,11 @@ def compute(kernel: ViewerKernel, parts: int = 5) -> Curves:
     bins = kernel.partition.static
     if kernel.path is not None:
         stored = kernel.facade.read_dataset(
-            kernel.path, "/xpcs/temporal_mean/scattering_1d_segments"
+            kernel.stored("the scattering of parts", "static"),
+            "/xpcs/temporal_mean/scattering_1d_segments",
         )
-        q = kernel.facade.read_q_partition(kernel.path, "/xpcs/qmap").static_q
         curves = stored.astype(np.float64)
     else:
-        q = bins.values
         means = [part.mean(axis=0) for part in np.array_split(kernel.frames, parts) if len(part)]
         curves = np.stack([
             np.bincount(bins.roi_map.ravel(), mean.ravel(), minlength=bins.n_labels + 1)[1:]
@@ -28,4 +27,4 @@ def compute(kernel: ViewerKernel, parts: int = 5) -> Curves:
             for mean in means
         ])  # fmt: skip
     labels = tuple(f"part {number + 1} of {len(curves)}" for number in range(len(curves)))
-    return Curves(q, curves, labels, "q (1/nm)", "counts per pixel", None, (True, True))
+    return Curves(bins.values, curves, labels, "q (1/nm)", "counts per pixel", None, (True, True))

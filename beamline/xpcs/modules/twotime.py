@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from beamline.xpcs.kernel import ViewerKernel
+from beamline.xpcs.kernel import KernelError, ViewerKernel
 from beamline.xpcs.modules._shown import Picture
+from beamline.xpcs.twotime import TwoTime
 
 __all__ = ["compute"]
 
@@ -14,21 +15,26 @@ _MOST = 2000
 
 
 def compute(kernel: ViewerKernel, label: int | None = None) -> Picture:
-    """Return C(t₁, t₂) of a dynamic bin: of the first `_MOST` frames, or as the file has it.
+    """Return C(t₁, t₂) of a dynamic bin (by default the first) as `TwoTime` has it.
 
-    C(t₁, t₂) = N·ΣI₁I₂/(ΣI₁·ΣI₂) over the N pixels of the bin, each frame having been divided by
-    the mean of its static bin.
+    Of frames, the first `_MOST` are correlated; of a result, it is as the file has it.
+
+    Raises
+    ------
+    KernelError
+        If there is no such bin, or the file's function is of other bins.
     """
     if kernel.path is not None:
-        return Picture(kernel.facade.read_twotime(kernel.path, label), "C(t₁, t₂)")
-    label = label or 1
+        path = kernel.stored("the two-time correlation")
+        return Picture(kernel.facade.read_twotime(path, label), "C(t₁, t₂)")
     bins = kernel.partition
-    used = np.flatnonzero(bins.dynamic_roi_map.ravel() == label)
-    static = bins.static_roi_map.ravel()[used]
-    counts = kernel.frames[:_MOST].reshape(len(kernel.frames[:_MOST]), -1)[:, used]
-    mean = np.bincount(static, counts.mean(axis=0)) / np.maximum(np.bincount(static), 1)
-    values = counts / np.maximum(mean[static], np.finfo(float).tiny)
-    total = values.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = len(used) * (values @ values.T) / np.outer(total, total)
-    return Picture(found, f"C(t₁, t₂) of bin {label}, q = {bins.dynamic_q[label - 1]:.4g} 1/nm")
+    label = 1 if label is None else label
+    if not 1 <= label <= bins.dynamic.n_labels:
+        raise KernelError(
+            f"There is no dynamic bin {label}; there are {bins.dynamic.n_labels}, counted from 1."
+        )
+    only = (bins.dynamic_roi_map == label).astype(np.int32)
+    correlator = TwoTime(only, bins.static_roi_map, kernel.frame_time, max_frames=_MOST + 2)
+    correlator.add(kernel.frames[:_MOST])
+    c2 = correlator.result().c2[0].astype(np.float64)
+    return Picture(c2, f"C(t₁, t₂) of bin {label}, q = {bins.dynamic_q[label - 1]:.4g} 1/nm")
