@@ -339,5 +339,9 @@ def attempt(make_plan: Callable[[list[Any]], Plan]) -> Generator[Msg, Any, Excep
 
 
 def _setpoint(signal: Any) -> float | str:
-    value = signal.setpoint if hasattr(signal, "setpoint") else signal.get()
+    # A monitor may still be on its way, and restoring an older value would be a change.
+    if hasattr(signal, "get_setpoint"):
+        value = signal.get_setpoint(use_monitor=False)
+    else:
+        value = signal.get()
     return value if isinstance(value, str) else float(value)

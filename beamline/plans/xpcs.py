@@ -229,9 +229,11 @@ def _settings(
 ) -> tuple[list[tuple[Any, float | str]], _Series]:
     """Return what to set for the run, and what a series is like then."""
     settings: list[tuple[Any, float | str]] = list(exposure_of([detector], exposure))
-    seconds = float(detector.exposure.get()) if exposure is None else float(exposure)
+    seconds = (
+        float(detector.exposure.get(use_monitor=False)) if exposure is None else float(exposure)
+    )
     if period is None:
-        between = max(seconds, float(detector.period.get()))
+        between = max(seconds, float(detector.period.get(use_monitor=False)))
     else:
         between = as_number("period", period)
         if between < seconds:

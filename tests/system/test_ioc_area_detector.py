@@ -251,7 +251,7 @@ tell(second=aget("HDF1:NumCaptured_RBV"), name=aget("HDF1:FullFileName_RBV", as_
         assert client.stdout is not None
         assert "under_way" in client.stdout.readline()
         os.kill(writer_pid(stack), signal.SIGKILL)
-        out, err = client.communicate(timeout=60)
+        out, err = client.communicate(timeout=100)
     assert client.returncode == 0, err
     assert '"ended": 1' in out
     assert "the frame writer ended with status -9" in out

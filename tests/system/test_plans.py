@@ -40,7 +40,7 @@ def test_linear_scan(engine, docs, bl):
     assert first["data"]["mono_energy"] == pytest.approx(bl.mono.energy.position)
     assert docs.descriptor("baseline")["configuration"]["sample"]["data"]["sample_select"] == "Cu"
     assert not bl.shutter.is_open
-    assert bl.counters.exposure.setpoint == 0.01
+    assert bl.counters.exposure.get_setpoint(use_monitor=False) == 0.01
 
 
 def test_the_start_document_says_what_files_need(engine, docs, bl):
@@ -107,7 +107,7 @@ def test_xafs_scan_sees_the_edge(engine, docs, bl, simulated):
     assert exposure[-1] == 0.2
     mu = np.log(column(events, "i0") / column(events, "itrans"))
     assert mu[energy > 8979 + 50].mean() - mu[:3].mean() > 0.5
-    assert bl.counters.exposure.setpoint == 0.01
+    assert bl.counters.exposure.get_setpoint(use_monitor=False) == 0.01
     for axis in (bl.sample.x, bl.sample.y):
         axis.set(0).wait(WAIT)
 
@@ -221,7 +221,7 @@ def test_abort_leaves_the_beamline_safe(engine, docs, bl):
     assert len(docs.events("primary")) == 2
     assert not bl.shutter.is_open
     assert not bl.counters.count.get()
-    assert bl.counters.exposure.setpoint == 0.01
+    assert bl.counters.exposure.get_setpoint(use_monitor=False) == 0.01
 
 
 def test_a_failing_motor_fails_the_run_and_leaves_the_beamline_safe(engine, docs, bl):

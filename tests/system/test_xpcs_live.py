@@ -33,6 +33,7 @@ def truth_of(stack: Stack) -> float:
         return client.truth()["detector"]["speckle"]["diffusion_A2_per_s"]
 
 
+@pytest.mark.timeout(400)  # the correlator is compiled in it
 @pytest.mark.parametrize("kind", ["dense", pytest.param("sparse", marks=pytest.mark.slow)])
 def test_the_diffusion_constant_comes_back(
     speckle, speckle_bl, engine, docs, tmp_path, kind, validators
