@@ -184,6 +184,9 @@ class Session:
                 consumers=consumers,
                 **options,
             )
+            from beamline.plans.metadata import complete_metadata
+
+            self.RE.md_normalizer = partial(complete_metadata, self.beamline)
             if self.publisher is not None:
                 self.publisher.on_pause = partial(pause, self.RE)
             if simulation is not None:

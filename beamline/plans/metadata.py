@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from bluesky.utils import Msg
+from ophyd.utils import OpException
 
 from beamline import __version__
+from beamline.core.errors import BeamlineError
 
 __all__ = [
     "beamline_of",
+    "complete_metadata",
     "name_of",
     "plot_metadata",
     "run_engine_metadata",
     "running_engine",
     "start_metadata",
 ]
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("bluesky", "ophyd", "event-model")
 _FOIL = re.compile(r"(?P<formula>\S+)( foil| powder| pellet)?")
@@ -131,6 +137,37 @@ def start_metadata(
     if _is_simulated(beamline, known) and isinstance(instrument, Mapping):
         metadata["instrument"] = {"simulated": True, **instrument}
     return metadata
+
+
+def complete_metadata(beamline: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the metadata of a run what its plan leaves out: bluesky's own know no sample.
+
+    For ``RunEngine.md_normalizer``. A sample that can't be read is left out, and the log says so.
+
+    Parameters
+    ----------
+    beamline
+        The `devices.Beamline`.
+    metadata
+        Of plan, call and RunEngine together.
+
+    Returns
+    -------
+    dict
+        With ``sample``, ``instrument``, ``beamline_id``, ``motors``, ``detectors``, ``plan_args``;
+        what was there is unchanged.
+    """
+    known = dict(metadata)
+    if "sample" not in known:
+        try:
+            known["sample"] = _sample_in_beam(beamline)
+        except (OpException, BeamlineError, TimeoutError) as error:
+            _log.warning("the metadata of the run have no sample, which can't be read: %s", error)
+    made = start_metadata(
+        {"sample": None, **known}, plan_name="", plan_args={}, detectors=(), motors=(),
+        beamline=beamline, sample=None,
+    )  # fmt: skip
+    return {**made, **known}
 
 
 def plot_metadata(

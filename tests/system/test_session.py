@@ -25,11 +25,17 @@ def script(code: str, folder: Path, timeout: float = 100) -> subprocess.Complete
     )  # fmt: skip
 
 
+@pytest.mark.timeout(240)
 def test_one_line_gives_a_beamline(tmp_path: Path):
     done = script(
         """
         session = simulated_beamline(settings, progress=False)
         RE, bl = session.RE, session.beamline
+        from bluesky.plans import count
+        starts = []
+        RE(count([bl.counters]), lambda name, doc: name == "start" and starts.append(doc))
+        print("count of", starts[0]["sample"], starts[0]["motors"], starts[0]["detectors"])
+        print("at", starts[0]["instrument"]["monochromator"]["type"], starts[0]["plan_name"])
         (uid,) = RE(session.plans.linear_scan([bl.counters], bl.sample.x, -500, 500, 5))
         session.store.wait_for_catalog(uid, 60)
         run = session.catalog[-1]
@@ -40,12 +46,16 @@ def test_one_line_gives_a_beamline(tmp_path: Path):
         session.close()
         """,
         tmp_path,
+        timeout=220,
     )
     assert done.returncode == 0, done.stderr
+    # Bluesky's own plans know no sample and no instrument: the session adds them.
+    assert "count of {'name': 'Cu', 'formula': 'Cu'} [] ['counters']" in done.stdout
+    assert "at Si count" in done.stdout
     assert "plan linear_scan" in done.stdout
     assert "points (5,)" in done.stdout
     assert "documents start" in done.stdout
-    assert "files ['.nxs']" in done.stdout
+    assert "files ['.nxs', '.nxs']" in done.stdout
     assert "sample_x" in done.stdout  # the live table
 
 
