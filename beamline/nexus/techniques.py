@@ -24,7 +24,7 @@ from beamline.nexus.frames import Frames
 from beamline.nexus.metadata import NEXUS_RELEASE, constant, iso_time
 from beamline.nexus.names import clean_text, unused_name
 from beamline.nexus.run import RunTree
-from beamline.nexus.tree import Attribute, Column, Feed, Field, Group, Link, Tree
+from beamline.nexus.tree import Attribute, Column, ExternalLink, Feed, Field, Group, Link, Tree
 
 __all__ = ["TechniquesTree"]
 
@@ -206,7 +206,14 @@ class TechniquesTree:
         if target not in self.tree:
             self._complain(path, f"is left out: {address!r} does not exist in this run")
             return
-        tree[path] = Link(target, attributes)
+        node = self.tree[target]
+        if isinstance(node, ExternalLink):
+            # Frames: their file is linked again, as a hard link cannot lead into it.
+            tree[path] = node
+            if attributes:
+                self._complain(path, "is in another file, which keeps its attributes")
+        else:
+            tree[path] = Link(target, attributes)
 
     def _complain(self, path: str, what: str) -> None:
         _log.error("run %s: techniques: %s %s.", self._start_doc["uid"], path, what)

@@ -114,6 +114,21 @@ def test_a_small_angle_run_without_techniques_is_a_nexus_file(tmp_path: Path):
         )
 
 
+def test_techniques_link_to_frames_in_other_files(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    frames = tmp_path / "frames.h5"
+    with h5py.File(frames, "w") as file:
+        file["/entry/data/data"] = np.arange(6 * 8 * 12, dtype="<u2").reshape(6, 8, 12)
+    address = "#bluesky/events/primary/data/ad1_image"
+    described = {"plain": address, "more": {"_link": address, "_attributes": {"units": "counts"}}}
+    technique = {"technique": "SAXS", "version": 1, "nxsas": {"entry": described}}
+    (_, start), *rest = stills_run(frames)
+    documents = [("start", {**start, "md": {"techniques": [technique]}}), *rest]
+    (path,) = export(documents, tmp_path / "files")["stream_data"]
+    with h5py.File(path) as file:
+        assert file["entry/plain"].shape == file["entry/more"].shape == (6, 8, 12)
+    assert "/entry/more is in another file, which keeps its attributes" in caplog.text
+
+
 def test_metadata_of_every_kind_is_kept(tmp_path: Path):
     metadata = {
         "yes": True, "none": None, "big": 2**40, "bigger": 2**70, "shape": [1, 4, 6],
