@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from beamline.core.errors import ConfigurationError
 from beamline.crystallography._cxi_chunks import COMPRESSIONS, ChunkTable, Compression
 from beamline.crystallography.geometry import Detector
 
@@ -144,6 +145,10 @@ def lay_out(
     put_text(group, "reason", "the writer has not closed this file")
     file.create_group(PROCESS)
     for name, value in entry.items():
+        if name in group:
+            raise ConfigurationError(
+                f"/entry_1/{name} is what a CXI file holds itself; give {value!r} another name."
+            )
         if isinstance(value, str):
             put_text(group, name, value)
         else:

@@ -121,6 +121,15 @@ class BatchHeader:
         return cls(name, batch, metadata, shape)
 
     @property
+    def told(self) -> dict[str, str]:
+        """What the producer says of the run in words, such as ``sample`` and ``plan_name``."""
+        return {
+            str(key): value
+            for key, value in self.metadata.items()
+            if isinstance(value, str) and value and key not in ("run", "run_uid", "batch_id")
+        }
+
+    @property
     def n_events(self) -> int | None:
         """Number of events, None if only the arrays tell."""
         return None if self.original_shape is None else self.original_shape[0]

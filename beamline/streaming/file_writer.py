@@ -260,7 +260,7 @@ class CXIFileWriter:
                     dtype=event.image.dtype,
                     max_num_peak=settings.max_num_peak,
                     mask=self._mask,
-                    entry=self._entry(run),
+                    entry=self._entry(header),
                     scan_units={name: str(known.get(name, "")) for name in event.scan},
                     compression=settings.compression,
                     maps=settings.maps,
@@ -305,9 +305,9 @@ class CXIFileWriter:
             folder = folder / quote(run, safe=" +=@,").replace(".", "%2E", run.startswith("."))
         return folder / f"{settings.prefix}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
 
-    def _entry(self, run: str) -> dict[str, str | int | float]:
+    def _entry(self, header: BatchHeader) -> dict[str, str | int | float]:
         return {
-            "experiment_identifier": run,
+            "experiment_identifier": header.run,
             "start_time": datetime.now(UTC).isoformat(),
             "program_name": "cxi-writer",
             "process_1/program": "beamline-dataflow",
@@ -315,7 +315,7 @@ class CXIFileWriter:
             "process_1/writer": self._settings.writer,
             "process_1/max_num_peak": self._settings.max_num_peak,
             **{f"process_1/{key}": value for key, value in self._settings.process.items()},
-            **self._settings.metadata.entry(run),
+            **self._settings.metadata.entry(header.run, header.told),
         }
 
     def _flush(self, current: _OpenFile, *, whole: bool) -> None:

@@ -140,14 +140,9 @@ class Q2Source:
         number = int(self._numbers.get("scan_id", 0)) + 1
         self._numbers["scan_id"] = number
         known = self._metadata.of(header.run)
-        told = {
-            str(key): value
-            for key, value in header.metadata.items()
-            if isinstance(value, str) and key not in ("run", "run_uid")
-        }
         return {
             "beamline_id": "Q2",
-            "sample": {"name": ""},
+            "sample": {"name": header.told.get("sample", "")},
             **_clean(known),
             "scan_id": number,
             "plan_name": "q2_inference",
@@ -157,7 +152,7 @@ class Q2Source:
             "hints": {"dimensions": [[["time"], PRIMARY]]},
             "versions": {"beamline-dataflow": beamline.__version__},
             "source_run": header.run,
-            "source_metadata": _clean(told),
+            "source_metadata": _clean(header.told),
             "configuration": _clean(self._configuration),
             "geometry": crystfel_geometry(self._detector),
         }

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from q2_items import ENERGY, geometry_file, make
 
-from beamline.crystallography import check_cxi
+from beamline.core.errors import ConfigurationError
+from beamline.crystallography import CXIFile, check_cxi
 from beamline.crystallography.geometry import read_geometry
 from beamline.streaming import file_writer
 from beamline.streaming.batches import BatchHeader
@@ -147,6 +148,52 @@ def test_what_the_run_management_knows_is_in_the_files(tmp_path, detector):
         assert file["/entry_1/instrument_1/source_1/name"].asstr()[()] == "LCLS"
     with h5py.File(found[""]) as file:
         assert file["/entry_1/sample_1/name"].asstr()[()] == "lysozyme"
+
+
+def test_what_a_bluesky_run_says_is_in_the_files_unless_the_run_management_knows_better(
+    tmp_path, detector
+):
+    metadata = RunMetadata({"runs": {"r2": {"sample": "thaumatin"}}})
+    writer = CXIFileWriter(settings(tmp_path, metadata=metadata), detector)
+    for number in (1, 2):
+        submit(writer, detector, number, run=f"r{number}", sample="lysozyme", plan_name="mesh_scan")
+    found = {made.run: made.path for made in writer.flush_final().completed}
+    for run, sample in (("r1", "lysozyme"), ("r2", "thaumatin")):
+        with h5py.File(found[run]) as file:
+            assert file["/entry_1/sample_1/name"].asstr()[()] == sample
+            assert file["/entry_1/run_metadata/plan_name"].asstr()[()] == "mesh_scan"
+
+
+HOSTILE = {
+    "source": {"energy": 9.5, "name": "LCLS"},
+    "instrument": {"detector_1": "Eiger", "source_1": {"x": 1}},
+    "sample": {"geometry_1": "x", "": 1, "name": "a\0b", "list": [1, 2], "none": None},
+    "a/b": 1, "a_b": {"c": 2}, "big": 2**70, "..": {".": True}, 5: {6: 7}, "title": {"t": 1},
+}  # fmt: skip
+
+
+def test_no_metadata_takes_the_place_of_what_the_file_holds(tmp_path, detector):
+    writer = CXIFileWriter(settings(tmp_path, metadata=RunMetadata(HOSTILE)), detector)
+    submit(writer, detector, 1)
+    (made,) = writer.flush_final().completed
+    assert check_cxi(made.path) == []
+    with h5py.File(made.path) as file:
+        entry = file["/entry_1"]
+        assert entry["data_1/data"].shape == (4, 96, 80)
+        assert entry["instrument_1/source_1/name"].asstr()[()] == "LCLS"
+        np.testing.assert_allclose(
+            entry["instrument_1/source_1/energy"][()], ENERGY * 1.602176634e-19
+        )
+        other = entry["run_metadata"]
+        assert other["source/energy"][()] == 9.5
+        assert other["instrument/detector_1"].asstr()[()] == "Eiger"
+        assert other["sample/geometry_1"].asstr()[()] == "x"
+        assert (other["a_b"][()], other["a_b_/c"][()]) == (1, 2)
+        assert entry["sample_1/name"].asstr()[()] == "ab"
+    with pytest.raises(ConfigurationError, match="what a CXI file holds itself"):
+        CXIFile(tmp_path / "x.cxi", detector=detector, dtype="f4", max_num_peak=5,
+                entry={"instrument_1/detector_1": "Eiger"})  # fmt: skip
+    assert not list(tmp_path.glob("x.cxi*"))
 
 
 def test_panels_and_maps_are_where_they_belong(tmp_path):

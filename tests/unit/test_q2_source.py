@@ -80,6 +80,18 @@ def test_documents_are_a_run_that_event_model_accepts(tmp_path, detector):
     assert datum["seq_nums"] == {"start": 1, "stop": 5}
 
 
+def test_the_sample_of_the_source_run_is_that_of_the_inference_run(tmp_path, detector):
+    docs = []
+    source = Q2Source(
+        [lambda name, doc: docs.append((name, doc))], {}, detector, RunMetadata(),
+        tmp_path / "metadata.json",
+    )  # fmt: skip
+    source.events(processed(detector, 1, run="r1", sample="lysozyme", plan_name="mesh_scan")[0])
+    start = docs[0][1]
+    assert start["sample"] == {"name": "lysozyme"}
+    assert start["source_metadata"] == {"sample": "lysozyme", "plan_name": "mesh_scan"}
+
+
 def test_a_consumer_that_fails_harms_no_other(tmp_path, detector):
     docs = []
 
