@@ -8,6 +8,7 @@
     /xpcs/temporal_mean         scattering per pixel and per static bin
     /xpcs/spatial_mean          counts per frame
     /xpcs/multitau              g2 (delay, bin) with errors
+    /xpcs/diffusion             what was fitted to it
     /xpcs/twotime               two-time correlation, where there is one
 
 q is in Å⁻¹ below ``/xpcs``, as those viewers expect it, lengths are in m, the photon energy in keV,
@@ -252,9 +253,9 @@ def _add_multitau(tree: Tree, result: XPCSResult) -> None:
     for name, value in {"stride_frame": 1, "avg_frame": 1, **result.settings}.items():
         _add_setting(tree, f"{where}/config/{name}", value)
     if result.fits:
-        tree["/xpcs/fit"] = Group("")
+        tree["/xpcs/diffusion"] = Group("")
         for name, value in result.fits.items():
-            _add_setting(tree, f"/xpcs/fit/{name}", value)
+            _add_setting(tree, f"/xpcs/diffusion/{name}", value)
 
 
 def _add_setting(tree: Tree, path: str, value: Any) -> None:

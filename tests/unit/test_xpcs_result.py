@@ -92,6 +92,10 @@ def test_the_facade_reads_what_was_written(path):
     assert facade.read_geometry_metadata(path).det_dist == pytest.approx(5000.0)
     c2 = facade.read_twotime(path, 3)
     np.testing.assert_allclose(c2, result.twotime.c2[1], rtol=1e-6)
+    # What others fit takes nothing away.
+    facade.save_fit_result(path, {"tau": 1.0})
+    assert facade.read_fit_result(path) == {"tau": 1.0}
+    assert facade.read_fit_result(path, "/xpcs/diffusion") == {"D": 400.0}
 
 
 @pytest.mark.parametrize(
