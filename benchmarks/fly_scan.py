@@ -94,7 +94,7 @@ def compare(rounds: int, folder: str) -> None:
     import bluesky.plans as bp
     from bluesky import RunEngine
 
-    from beamline.documents.validation import quick_page_validation
+    from beamline.documents.validation import quick_validation
     from beamline.plans import fly_scan
     from callbacks.nexus import NeXusWriter
     from devices import Beamline
@@ -104,7 +104,7 @@ def compare(rounds: int, folder: str) -> None:
     for number in range(rounds):
         print(f"\nround {number + 1}")
         measure("bluesky alone, its validation", bp.fly([PointsAtHand(FEW)]))
-        with quick_page_validation():
+        with quick_validation():
             measure("bluesky alone, ours", bp.fly([PointsAtHand(POINTS)]))
         scan = (bl.sample.x, -100, 100, POINTS)
         measure("fly_scan, 40,000/s by the clock", fly_scan(*scan, dwell=DWELL))

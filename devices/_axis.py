@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO, Kind
+from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
 from ophyd.device import required_for_connection
 from ophyd.utils import LimitError
 
 from beamline.core.errors import ConnectionLostError, MotionError, MotorLimitError
 from devices._channel_access import Sample
+from devices._component import recorded
 from devices._operation import Operation
 from devices._signals import FreshSignal, FreshSignalRO, answers, latest, read_fresh, read_many
 
@@ -217,7 +218,7 @@ class Axis(EpicsMotor):
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Read readback and setpoint from the IOC, in one round trip."""
-        return read_fresh([c for _, c in self._get_components_of_kind(Kind.normal)])
+        return read_fresh(recorded(self))
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Describe readback and setpoint, in the record's units."""

@@ -75,8 +75,14 @@ _waiting: dict[int, Callable[[_Arguments], None]] = {}
 _numbers = itertools.count(1)
 
 
+_kept = threading.local()
+
+
 @_HANDLER
 def _answered(arguments: _Arguments) -> None:
+    if not hasattr(_kept, "state"):
+        # Else Python makes a new state for this thread, with a stack, at each of its calls.
+        _kept.state = ctypes.pythonapi.PyGILState_Ensure()
     handle = _waiting.pop(arguments.usr, None)
     if handle is not None:
         handle(arguments)

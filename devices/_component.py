@@ -1,12 +1,12 @@
-"""Components with a name of their own, so that data keys are short and the same everywhere."""
+"""Components of devices: with a name of their own, and which of them are read into events."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ophyd import Component
+from ophyd import Component, Device, Kind
 
-__all__ = ["Named"]
+__all__ = ["Named", "recorded"]
 
 
 class Named(Component):
@@ -42,3 +42,15 @@ class Named(Component):
             parent=instance,
             **kwargs,
         )
+
+
+def recorded(device: Device) -> list[Any]:
+    """Return the components that are read into events, in order: those of kind normal or hinted.
+
+    ophyd makes an enumeration of every comparison, for each component and each reading.
+    """
+    return [
+        signal
+        for signal in (getattr(device, name) for name in device.component_names)
+        if int.__and__(signal.kind, Kind.normal)
+    ]

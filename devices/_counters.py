@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import Device, Kind
+from ophyd import Device
 
 from beamline.core.errors import DetectorError
 from devices._channel_access import Sample, asked
-from devices._component import Named
+from devices._component import Named, recorded
 from devices._operation import READ_TIMEOUT, Operation, believed
 from devices._signals import (
     INVALID,
@@ -19,6 +19,7 @@ from devices._signals import (
     FreshSignalRO,
     VerifiedSignal,
     answers,
+    latest,
     read_many,
 )
 
@@ -83,9 +84,10 @@ class IonChambers(Device):
         name="exposure",
         kind="normal",
         limits=True,
-        auto_monitor=True,
         units="s",
     )
+    # Not by `exposure`, whose readback would be told twice per count.
+    preset_time = Cpt(FreshSignalRO, ".TP", kind="omitted", auto_monitor=True)
     count = Cpt(FreshSignal, ".CNT", kind="omitted")
 
     def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
@@ -120,17 +122,13 @@ class IonChambers(Device):
             self._operation.exception(timeout=_GRACE)
         self._latest = None
         with answers(f"{self.count.pvname} cannot count"):
-            preset = float(self.exposure.setpoint)
+            preset = float(latest(self.preset_time)) if self.preset is None else self.preset
         operation = Operation(
             self,
             f"the count of {preset:g} s on {self.count.pvname}",
             timeout_after=preset + _GRACE,
             busy=self._counting,
-            channels=[
-                self.exposure.put_channel,
-                self.exposure.channel,
-                *(signal.channel for signal in (self.count, *self._recorded())),
-            ],
+            channels=[self.exposure.put_channel, *(s.channel for s in self._outcome())],
             verify=self._verify,
             error=DetectorError,
             on_timeout=self._put_stop,
@@ -140,8 +138,8 @@ class IonChambers(Device):
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Return the count just triggered, or else what the scaler holds."""
-        latest, self._latest = self._latest, None
-        return latest if latest is not None else self._reading(read_many(self._recorded()))
+        reading, self._latest = self._latest, None
+        return reading if reading is not None else self._reading(read_many(recorded(self)))
 
     def stop(self, *, success: bool = False) -> None:
         """End a count of ours that is still running; it fails unless `success`."""
@@ -176,14 +174,15 @@ class IonChambers(Device):
         channels = [self.exposure.put_channel]
         return believed(channels, asked(channels, READ_TIMEOUT), "no answer")
 
-    def _recorded(self) -> list[Any]:
-        return [c for _, c in self._get_components_of_kind(Kind.normal)]
+    def _outcome(self) -> list[Any]:
+        """Return what tells how a count went, each once."""
+        return list(dict.fromkeys([self.count, self.exposure, *recorded(self)]))
 
     def _reading(self, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
         latched_at = max(sample.timestamp for sample in samples)
         return {
             signal.name: {"value": sample.value, "timestamp": latched_at}
-            for signal, sample in zip(self._recorded(), samples, strict=True)
+            for signal, sample in zip(recorded(self), samples, strict=True)
         }
 
     def _counting(self, timeout: float) -> bool:
@@ -191,8 +190,11 @@ class IonChambers(Device):
         return bool(count.value)
 
     def _verify(self, operation: Operation, read: list[Sample]) -> None:
-        signals = self._recorded()
-        preset, elapsed, count, *samples = read
+        signals = recorded(self)
+        preset, *others = read
+        outcome = dict(zip(self._outcome(), others, strict=True))
+        count, elapsed = outcome[self.count], outcome[self.exposure]
+        samples = [outcome[signal] for signal in signals]
         invalid = [
             (signal, sample)
             for signal, sample in zip(signals, samples, strict=True)

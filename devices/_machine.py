@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import Device, Kind
+from ophyd import Device
 from ophyd.status import StatusBase
 
 from beamline.core.errors import DeviceServerError
 from devices._channel_access import Sample
-from devices._component import Named
+from devices._component import Named, recorded
 from devices._operation import Operation, StillBusy
 from devices._signals import (
     INVALID,
@@ -32,7 +32,7 @@ class _FreshDevice(Device):
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Read all signals from the IOC."""
-        return read_fresh([c for _, c in self._get_components_of_kind(Kind.normal)])
+        return read_fresh(recorded(self))
 
 
 class Ring(_FreshDevice):

@@ -12,7 +12,6 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
 import numpy.typing as npt
-from bluesky.protocols import Triggerable
 from bluesky.utils import (
     FailedPause,
     FailedStatus,
@@ -23,6 +22,7 @@ from bluesky.utils import (
 )
 
 from beamline.core.errors import BeamlineError, MotorLimitError
+from beamline.documents.validation import quick_validation
 from beamline.plans._beam import closing, tripped, watching_beam
 from beamline.plans.metadata import name_of, running_engine
 
@@ -31,6 +31,7 @@ __all__ = [
     "QuietStop",
     "attempt",
     "check_limits",
+    "checkpoint",
     "guarded_run",
     "move",
     "safe_state",
@@ -70,6 +71,15 @@ def check_limits(motors_and_positions: Iterable[tuple[Any, npt.NDArray[np.float6
         raise MotorLimitError("; ".join(problems) + "; nothing has moved.")
 
 
+def checkpoint() -> Plan:
+    """Mark a point to which the plan may be rewound.
+
+    Messages of every point are made without bluesky's stubs: each of those formats the whole stack
+    for a warning that is hardly ever given, which takes as long as reading a device.
+    """
+    yield Msg("checkpoint")
+
+
 def move(*motors_and_positions: Any) -> Plan:
     """Move several devices together and wait: ``mv`` without its bookkeeping."""
     group = object()
@@ -86,7 +96,7 @@ def take_point(detectors: Sequence[Any], motors: Sequence[Any] = ()) -> Plan:
     """
     group = object()
     for device in detectors:
-        if isinstance(device, Triggerable):
+        if hasattr(device, "trigger"):
             yield Msg("trigger", device, group=group)
     yield Msg("wait", None, group=group)
     yield Msg("create", None, name="primary")
@@ -223,9 +233,10 @@ def guarded_run(
             if problem is not None:
                 _log.error("%s was not set back to %s: %s", signal.name, value, problem)
 
-    return (
-        yield from bpp.contingency_wrapper(measure(), except_plan=make_safe, final_plan=restore)
-    )
+    with quick_validation():
+        return (
+            yield from bpp.contingency_wrapper(measure(), except_plan=make_safe, final_plan=restore)
+        )
 
 
 def _reason(run_engine: Any, request: str) -> str:

@@ -10,7 +10,6 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg
 
-from beamline.documents.validation import quick_page_validation
 from beamline.plans._run import Plan, QuietStop, attempt, guarded_run
 from beamline.plans.arguments import PlanArgumentError, as_number, check_common, check_motor
 from beamline.plans.metadata import (
@@ -298,8 +297,7 @@ def _fly(flyer: Any) -> Plan:
 
 
 def _collect(flyer: Any) -> Plan:
-    with quick_page_validation():
-        yield from bps.collect(flyer, return_payload=False)
+    yield from bps.collect(flyer, return_payload=False)
 
 
 def _end(flyer: Any) -> Plan:

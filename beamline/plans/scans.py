@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bluesky.plan_stubs as bps
-
-from beamline.plans._run import Plan, check_limits, guarded_run, move, take_point
+from beamline.plans._run import Plan, check_limits, checkpoint, guarded_run, move, take_point
 from beamline.plans.arguments import (
     PlanArgumentError,
     check_common,
@@ -114,7 +112,7 @@ def linear_scan(
 
     def body() -> Plan:
         for position in points.tolist():
-            yield from bps.checkpoint()
+            yield from checkpoint()
             yield from move(motor, position)
             yield from take_point(detectors, [motor])
 
@@ -239,7 +237,7 @@ def mesh_scan(
     def body() -> Plan:
         row: float | None = None
         for y, x in points.tolist():
-            yield from bps.checkpoint()
+            yield from checkpoint()
             # The slow motor moves at the end of a row only.
             yield from move(*((slow_motor, y) if y != row else ()), fast_motor, x)
             row = y

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bluesky.plan_stubs as bps
-
-from beamline.plans._run import Plan, guarded_run, take_point
+from beamline.plans._run import Plan, checkpoint, guarded_run, take_point
 from beamline.plans.arguments import check_common, check_readable, devices_of, exposure_of
 from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
 from beamline.plans.points import number_of_points
@@ -87,7 +85,7 @@ def stills(
 
     def body() -> Plan:
         for _ in range(num):
-            yield from bps.checkpoint()
+            yield from checkpoint()
             yield from take_point(triggered, readers)
 
     return (

@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import bluesky.plan_stubs as bps
-
-from beamline.plans._run import Plan, check_limits, guarded_run, move, take_point
+from beamline.plans._run import Plan, check_limits, checkpoint, guarded_run, move, take_point
 from beamline.plans.arguments import (
     PlanArgumentError,
     as_number,
@@ -142,7 +140,7 @@ def xafs_scan(
     def body() -> Plan:
         dwell_set = math.nan
         for energy, time in zip(points.energy.tolist(), points.dwell.tolist(), strict=True):
-            yield from bps.checkpoint()
+            yield from checkpoint()
             moves = [motor, energy]
             if not math.isnan(time) and time != dwell_set:
                 for timer in timers:

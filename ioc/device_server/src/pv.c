@@ -108,6 +108,11 @@ bool pv_is_count_result(const struct pv *pv)
     return pv->kind == COUNTS || pv->kind == ELAPSED || pv->kind == COUNTING;
 }
 
+bool pv_drifts(const struct pv *pv)
+{
+    return pv->kind == RING_CURRENT || pv->kind == VACUUM || pv->kind == TEMPERATURE;
+}
+
 const char *pv_text(const struct pv *pv)
 {
     return pv->kind == MOTOR_EGU ? motor_specs[pv->index].unit : NULL;

@@ -35,6 +35,8 @@ int pv_motor(const struct pv *pv);
 bool pv_is_count(const struct pv *pv);
 /* Part of what is reported together at the end of a count. */
 bool pv_is_count_result(const struct pv *pv);
+/* Changes by itself all the time. */
+bool pv_drifts(const struct pv *pv);
 /* NULL for numbers, the value of a text PV otherwise. */
 const char *pv_text(const struct pv *pv);
 /* Present value; latched counts for detectors. NaN for a text PV. */

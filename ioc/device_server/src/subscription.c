@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "clock.h"
 #include "glob.h"
 #include "sim.h"
 
@@ -15,6 +16,7 @@ bool subscription_select(struct subscription *subscription, const struct pv_tabl
     if (count == 0)
         return false;
     subscription->interval = interval;
+    subscription->drift_due = 0;
     subscription->count = count;
     return true;
 }
@@ -42,9 +44,13 @@ static void tell(struct subscription *subscription, const struct sim *sim, enum 
 {
     size_t before = out->length;
     int told = 0;
+    int64_t now = clock_real();
+    bool drifting = extent == ALL || sim->lock_step || now >= subscription->drift_due;
     buffer_format(out, "UPD:%.6f:", sim_unix_time(sim));
     for (int i = 0; i < subscription->count; i++) {
         const struct pv *pv = subscription->pvs[i];
+        if (!drifting && pv_drifts(pv))
+            continue;
         const char *text = pv_text(pv);
         double value = text == NULL ? pv_value(sim, pv) : 0.0;
         if (extent != ALL && (text != NULL || same(value, subscription->told[i]))
@@ -61,6 +67,8 @@ static void tell(struct subscription *subscription, const struct sim *sim, enum 
         buffer_truncate(out, before);
     else
         buffer_text(out, "\n");
+    if (drifting)
+        subscription->drift_due = now + subscription->interval;
 }
 
 void subscription_tell_all(struct subscription *subscription, const struct sim *sim,

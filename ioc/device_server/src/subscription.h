@@ -10,6 +10,7 @@
 
 struct subscription {
     int64_t interval; /* ns */
+    int64_t drift_due;  /* ns; real time at which what drifts may be told again */
     int count;        /* of PVs; 0: no subscription */
     const struct pv *pvs[PV_COUNT_MAX];
     double told[PV_COUNT_MAX];
@@ -25,7 +26,8 @@ void subscription_list(const struct subscription *subscription, struct buffer *o
 void subscription_tell_all(struct subscription *subscription, const struct sim *sim,
                            struct buffer *out);
 /* Append a line with the values that differ from what was told, and the results of a count if one
- * has just ended; nothing if there are none. */
+ * has just ended; nothing if there are none. What drifts is told once per interval at most, however
+ * often something happens that is told at once; in lock step, where only commands pass time, always. */
 void subscription_tell_changes(struct subscription *subscription, const struct sim *sim,
                                bool counted, struct buffer *out);
 

@@ -246,6 +246,18 @@ static void test_subscription(void)
     sim_tell(&sim);
     UPDATED(taken(), "BL02:DET:COUNTING", "0");
     CHECK_NEAR(sim.counters.elapsed, 0.1, 1e-9);
+    ask("SUBSCRIBE:BL02:*:3600000");
+    ask("MOVE:BL02:SAMPLE:X:0");
+    sim_tell(&sim);
+    taken();
+    sim_advance(&sim, 100);
+    snprintf(text, sizeof text, "%s", taken());
+    UPDATED(text, "BL02:SAMPLE:X.DMOV", "1");
+    UPDATED(text, "BL02:RING:CURRENT", ""); /* drifts: not before the interval is over */
+    sim.lock_step = true;
+    session_update(&session, &sim, false);
+    CHECK(*updated(taken(), "BL02:RING:CURRENT"), "lock step hides what drifts");
+    sim.lock_step = false;
     snprintf(text, sizeof text, "%s", ask("SUBSCRIBE:BL02:SHUTTER:*:10")); /* replaces the first */
     CHECK(strncmp(text, "OK:2;BL02:SHUTTER:STATUS,BL02:SHUTTER:CMD\nUPD:", 46) == 0, "%s", text);
     EXPECT("UNSUBSCRIBE", "OK:UNSUBSCRIBED");

@@ -1,9 +1,10 @@
-"""The quick check of event pages finds what event-model's finds, in sound and in broken pages."""
+"""The quick checks of events and pages find what event-model's find, in sound and broken ones."""
 
 import copy
 import threading
 
 import event_model
+import jsonschema
 import numpy as np
 import pytest
 from bluesky import RunEngine
@@ -11,7 +12,7 @@ from bluesky import plan_stubs as bps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamline.documents.validation import page_validator, quick_page_validation
+from beamline.documents.validation import EventValidator, page_validator, quick_validation
 
 NAME = event_model.DocumentNames.event_page
 STOCK = event_model.schema_validators[NAME]
@@ -157,12 +158,12 @@ def test_event_model_has_its_own_validator_back_after_the_last_block():
     inside, leave = threading.Event(), threading.Event()
 
     def other():
-        with quick_page_validation():
+        with quick_validation():
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with quick_page_validation():
+    with quick_validation():
         thread.start()
         assert inside.wait(10)
         assert event_model.schema_validators[NAME] is not STOCK
@@ -170,14 +171,14 @@ def test_event_model_has_its_own_validator_back_after_the_last_block():
     leave.set()
     thread.join(10)
     assert event_model.schema_validators[NAME] is STOCK
-    with pytest.raises(ZeroDivisionError), quick_page_validation():
+    with pytest.raises(ZeroDivisionError), quick_validation():
         raise ZeroDivisionError
     assert event_model.schema_validators[NAME] is STOCK
 
 
 def test_a_plan_that_fails_within_the_block_gives_it_back():
     def plan():
-        with quick_page_validation():
+        with quick_validation():
             assert event_model.schema_validators[NAME] is not STOCK
             yield from bps.null()
             raise ZeroDivisionError
@@ -185,3 +186,94 @@ def test_a_plan_that_fails_within_the_block_gives_it_back():
     with pytest.raises(ZeroDivisionError):
         RunEngine({}, context_managers=[])(plan())
     assert event_model.schema_validators[NAME] is STOCK
+
+
+EVENT = event_model.DocumentNames.event
+STOCK_EVENT = event_model.schema_validators[EVENT]
+QUICK_EVENT = EventValidator(STOCK_EVENT)
+SOUND_EVENT = {
+    "descriptor": "d",
+    "uid": "u",
+    "seq_num": 1,
+    "time": 1.5,
+    "data": {"x": 1.0, "image": np.zeros(2), "words": ["a"]},
+    "timestamps": {"x": 1.0, "image": 2.0, "words": 3.0},
+    "filled": {"image": False, "other": "datum"},
+}
+
+
+def verdict(validator, event):
+    try:
+        validator.validate(event)
+    except jsonschema.ValidationError as error:
+        return list(error.absolute_path), error.message
+    return None
+
+
+def test_a_sound_event_is_not_given_to_jsonschema():
+    assert QUICK_EVENT.is_plain(SOUND_EVENT)
+    assert QUICK_EVENT.is_plain({k: v for k, v in SOUND_EVENT.items() if k != "filled"})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*SOUND_EVENT, "surplus"]),
+        st.one_of(
+            st.none(), VALUES, st.dictionaries(KEYS, st.one_of(st.booleans(), VALUES), max_size=2)
+        ),
+        max_size=2,
+    ),
+    st.sets(st.sampled_from([*SOUND_EVENT]), max_size=1),
+)
+def test_the_same_is_wrong_with_a_broken_event(changes, missing):
+    event = {k: v for k, v in {**SOUND_EVENT, **changes}.items() if k not in missing}
+    assert verdict(QUICK_EVENT, event) == verdict(STOCK_EVENT, event)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"seq_num": 1.5}, True),
+        ({"seq_num": 2.0}, False),
+        ({"seq_num": True}, True),
+        ({"time": "now"}, True),
+        ({"time": 3}, False),
+        ({"uid": 1}, True),
+        ({"data": []}, True),
+        ({"filled": {"x": 1}}, True),
+        ({"surplus": 1}, True),
+    ],
+)
+def test_what_is_wrong_with_an_event(change, wrong):
+    event = {**SOUND_EVENT, **change}
+    assert (verdict(QUICK_EVENT, event) is not None) == wrong
+    assert verdict(QUICK_EVENT, event) == verdict(STOCK_EVENT, event)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"properties": {"uid": {"type": "string", "pattern": "^u"}}},
+        {"patternProperties": {"x": {}}},
+        {"allOf": [{"$ref": "elsewhere"}]},
+        {"properties": {"time": {"type": "number"}}},
+    ],
+)
+def test_a_schema_that_asks_for_more_is_left_to_jsonschema(change):
+    stock = type(STOCK_EVENT)({**STOCK_EVENT.schema, **change})
+    assert not EventValidator(stock).is_plain(SOUND_EVENT)
+
+
+def test_a_plan_of_ours_has_its_events_checked_quickly():
+    from ophyd.sim import det, motor
+
+    from beamline.plans import linear_scan
+
+    seen = []
+    run_engine = RunEngine({}, context_managers=[])
+    run_engine.subscribe(
+        lambda *_: seen.append(type(event_model.schema_validators[EVENT])), "event"
+    )
+    run_engine(linear_scan([det], motor, 0, 1, 2))
+    assert seen == [EventValidator] * 2
+    assert event_model.schema_validators[EVENT] is STOCK_EVENT
