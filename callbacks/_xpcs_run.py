@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from beamline.core.errors import BeamlineError, ConfigurationError, StorageError
+from beamline.core.errors import (
+    BeamlineError,
+    ConfigurationError,
+    CorrelationError,
+    CorrelationOverflowError,
+    StorageError,
+)
 from beamline.core.units import HC
 from beamline.crystallography.geometry import Detector
 from beamline.documents.consumers import Consumer
@@ -111,6 +117,7 @@ class XPCSRun:
         self._geometry: GeometryMetadata | None = None
         self._version = -1
         self._unfit = ""
+        self._without_counts = 0
         self._part = 0
         self._g2: G2Run | None = None
         self._plot: PlotThread | None = None
@@ -130,8 +137,14 @@ class XPCSRun:
         if self._over:
             return
         if name != "stop":
-            self._feed.add(name, doc)
-            self._advance()
+            try:
+                self._feed.add(name, doc)
+                self._advance()
+            except Exception as error:
+                # What follows would be correlated with a part missing.
+                self._over = True
+                self._give_up(error)
+                raise
             return
         self._over = True
         try:
@@ -173,10 +186,36 @@ class XPCSRun:
         self._show_progress()
 
     def _take(self, analysis: XPCSAnalysis, block: FrameBlock) -> None:
-        analysis.take(block.frames, block.pixels, block.first)
+        try:
+            analysis.take(block.frames, block.pixels, block.first)
+        except CorrelationOverflowError:
+            raise
+        except CorrelationError as error:
+            # Nothing of the block was taken; the frames without fault are.
+            if len(block) > 1:
+                middle = len(block) // 2
+                self._take(analysis, block.part(0, middle))
+                self._take(analysis, block.part(middle, len(block)))
+                return
+            self._leave_out(analysis, error)
+            return
         self._count("frames", len(block))
         if block.times is not None:
             self._newest = float(block.times[-1])
+
+    def _leave_out(self, analysis: XPCSAnalysis, error: CorrelationError) -> None:
+        """Treat a frame that holds no counts as missing; the first is told."""
+        place = analysis.n_frames + analysis.n_missing
+        analysis.skip(1)
+        self._count("missing")
+        self._without_counts += 1
+        if self._without_counts == 1:
+            self._complain(
+                CorrelationError(
+                    f"run {self._uid[:8]}: its frame {place} is left out as if it were missing, "
+                    f"and so is every other like it: {error}"
+                )
+            )
 
     def _skip(self, analysis: XPCSAnalysis, gap: Gap) -> None:
         analysis.skip(gap.number)
@@ -377,6 +416,11 @@ class XPCSRun:
         if self._g2 is not None:
             self._g2.end(status, str(stop.get("reason") or ""))
             self._g2 = None
+        if self._without_counts > 1:
+            _log.warning(
+                "run %s: %d frames held no counts and were left out",
+                self._uid[:8], self._without_counts,
+            )  # fmt: skip
         totals = ", ".join(f"{self._counters[1][key]} {key}" for key in COUNTS)
         _log.info("run %s: %s", self._uid[:8], totals)
 

@@ -96,6 +96,8 @@ class XPCSAnalysis:
                 f"frames have the shape {frames.shape[1:]}, the partition {self.partition.shape}: "
                 "take the partition of this detector."
             )
+        if not len(frames):
+            return
         self._multitau.add(frames)
         if self._twotime is not None:
             self._twotime.add(frames)

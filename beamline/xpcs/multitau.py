@@ -127,6 +127,8 @@ class MultiTau:
             fraction). None of these frames is taken then.
         """
         frames = self.bins.check_frames(host_array(frames))
+        if not len(frames):
+            return
         counts = self._counts(frames.reshape(len(frames), -1))
         begin = 0
         while begin < len(counts):

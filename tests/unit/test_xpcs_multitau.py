@@ -31,6 +31,14 @@ def directly(frames, dynamic, static, lag):
     return np.array(bins)
 
 
+def test_no_frames_are_no_error():
+    correlator = MultiTau(np.ones((4, 4), int), np.ones((4, 4), int), 1.0)
+    correlator.add(np.ones((0, 4, 4)))
+    correlator.add_events(np.empty(0, np.uint32), np.empty(0, np.int64))
+    with pytest.raises(CorrelationError, match="0 frames have no pair"):
+        correlator.result()
+
+
 def test_lags_up_to_eight_are_those_of_direct_computation():
     frames = np.random.default_rng(1).poisson(2.0, (100, 32, 40))
     maps = rings()

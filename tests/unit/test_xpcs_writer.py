@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from beamline.xpcs.hdf5_facade import HDF5Facade
 from beamline.xpcs.partitions import PartitionError
 from beamline.xpcs.reference import ReferenceMultiTau
 from beamline.xpcs.schemas import SchemaValidationError
+from callbacks._frame_blocks import BlockSource
 from callbacks._xpcs_plot import digest
 from callbacks.xpcs import XPCSWriter
 
@@ -149,6 +152,33 @@ def test_frames_that_never_come_are_counted_as_missing(tmp_path, writer):
     with h5py.File(path) as file:
         assert file["/entry/exit_status"].asstr()[()] == "fail"
         assert file["/entry/reason"].asstr()[()] == "the detector died"
+
+
+def test_frames_that_hold_no_counts_are_left_out_as_missing(tmp_path, writer, monkeypatch):
+    read = BlockSource.read_block
+
+    def spoilt(self, start, stop):
+        block = read(self, start, stop)
+        frames = block.frames.astype(float)
+        for row in {7, 23} & set(range(start, start + len(frames))):
+            frames[row - start, 10, 10] = np.nan
+        return dataclasses.replace(block, frames=frames)
+
+    monkeypatch.setattr(BlockSource, "read_block", spoilt)
+    frames = frames_of(40)
+    series = Series(tmp_path, writer)
+    series.write(frames)
+    series.refer()
+    series.stop()
+    (path,) = writer.files
+    parts = [frames[:7], 1, frames[8:23], 1, frames[24:]]
+    g2, affected = stored(path)
+    np.testing.assert_allclose(g2, reference(path, parts).g2)
+    assert affected.all()
+    assert writer.statistics["missing"] == 2
+    (error,) = writer.errors
+    assert "its frame 7 is left out" in str(error)
+    assert "nan in the pixel ss 10, fs 10" in str(error)
 
 
 def test_frames_that_are_late_are_waited_for(tmp_path, writer):
