@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from caproto import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import BeamlineError
-from beamline.core.pvs import PVSpec
+from beamline.core.pvs import RING_LOLO, PVSpec
 from ioc.channel import Completion, Field, PutRefusedError
 from ioc.fields import Double, Enum, String
 from ioc.link import DeviceLink
@@ -22,7 +22,7 @@ _log = logging.getLogger("ioc.mirror")
 
 #: Alarm limits, set on purpose; every other analog record has none.
 ALARM_LIMITS: Mapping[str, AlarmLimits] = {
-    "RING:CURRENT": AlarmLimits(lolo=10.0, low=200.0),
+    "RING:CURRENT": AlarmLimits(lolo=RING_LOLO, low=200.0),
     "VACUUM:PRESSURE": AlarmLimits(high=2e-8, hihi=1e-7),
     "HUTCH:TEMP": AlarmLimits(lolo=15.0, low=19.0, high=27.0, hihi=30.0),
 }

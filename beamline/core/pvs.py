@@ -16,6 +16,7 @@ __all__ = [
     "FLYER_POINTS",
     "MACHINE",
     "PVS",
+    "RING_LOLO",
     "SCALER",
     "SCALER_CHANNELS",
     "PVSpec",
@@ -102,6 +103,8 @@ PVS: tuple[PVSpec, ...] = (
     PVSpec("SAMPLE:SELECT", "mbbo", "", 0, 15, 0, "Sample in the beam", writable=True),
 )
 
+#: At or below this there is no beam: the ring is in a major alarm (mA).
+RING_LOLO = 10.0
 #: Scaler record; its channels S1… are the time base and then these PVs, in this order.
 SCALER = "SCALER1"
 SCALER_CHANNELS: tuple[str, ...] = ("time", "DET:I0", "DET:IT", "DET:IF", "DET:IR", "DET:XRD")

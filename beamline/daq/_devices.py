@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from beamline.core.errors import DeviceServerError, MotionError
+from beamline.core.errors import BeamLostError, DetectorError, DeviceServerError, MotionError
+from beamline.core.pvs import RING_LOLO, spec
 from beamline.core.units import SI111_D_SPACING
 from beamline.daq.client import DeviceClient
+from beamline.nexus.names import nexus_name
 from beamline.nexus.scan import data_key
 
-__all__ = ["ServerBeamline", "ServerCounters", "ServerMotor"]
+__all__ = ["ServerBeamline", "ServerCounters", "ServerMotor", "document_key"]
 
 _POLL = 0.002
 _MOVE_TIMEOUT = 600.0
@@ -22,11 +25,21 @@ _BASELINE = (
 )  # fmt: skip
 
 
+def document_key(pv: str) -> tuple[str, str | None]:
+    """Give data key and unit of a PV: a valid NeXus name that event-model takes as well."""
+    key, units = data_key(pv)
+    return nexus_name(key.replace(".", "_")), units
+
+
 class _Done:
     """Bluesky's status of something that is done by a thread."""
 
     def __init__(self, future: Future[None]) -> None:
         self._future = future
+
+    def __str__(self) -> str:
+        # The reason in the stop document, when this has failed.
+        return str(self._future.exception()) if self.done else "not done yet"
 
     @property
     def done(self) -> bool:
@@ -66,9 +79,15 @@ class ServerMotor(_Device):
     """A motor of the device server."""
 
     def __init__(self, beamline: ServerBeamline, pv: str) -> None:
-        key, units = data_key(pv)
+        key, units = document_key(pv)
         super().__init__(beamline, key)
         self.pv = pv
+        try:
+            precision = spec(pv.removeprefix(beamline.prefix)).precision
+        except KeyError:
+            precision = 3
+        #: How near to the target it must come.
+        self._deadband = 10.0**-precision
         self.egu = units or ""
         self._setpoint: float | None = None
 
@@ -84,12 +103,13 @@ class ServerMotor(_Device):
         return self.root.client.get(f"{self.pv}.RBV")
 
     def set(self, position: float) -> _Done:
-        """Move; done when it is there."""
-        self.root.client.request(f"MOVE:{self.pv}:{float(position)!r}")
-        self._setpoint = float(position)
-        return self.root.run(self._wait)
+        """Move; done when it is there, failed when it comes to rest elsewhere."""
+        target = float(position)
+        self.root.client.request(f"MOVE:{self.pv}:{target!r}")
+        self._setpoint = target
+        return self.root.run(lambda: self._wait(target))
 
-    def _wait(self) -> None:
+    def _wait(self, target: float) -> None:
         deadline = time.monotonic() + _MOVE_TIMEOUT
         while self.root.client.moving(self.pv):
             if time.monotonic() > deadline:
@@ -98,6 +118,12 @@ class ServerMotor(_Device):
                     f"{self.position}."
                 )
             time.sleep(_POLL)
+        reached = self.position
+        if not abs(reached - target) <= self._deadband:
+            raise MotionError(
+                f"{self.pv} was sent to {target:g} {self.egu} and its readback says {reached:g}: "
+                "it was stopped or moved by somebody else, or its encoder is wrong."
+            )
 
     def stop(self, *, success: bool = False) -> None:  # noqa: ARG002  (bluesky's protocol)
         """Brake."""
@@ -151,7 +177,7 @@ class ServerCounters(_Device):
     def __init__(self, beamline: ServerBeamline, pvs: Sequence[str]) -> None:
         super().__init__(beamline, "counters")
         self.pvs = list(pvs)
-        self._keys = {pv: data_key(pv) for pv in self.pvs}
+        self._keys = {pv: document_key(pv) for pv in self.pvs}
         self.exposure = _Exposure(beamline, beamline.pv("DET:EXPOSURE"))
         self._reading: dict[str, Any] = {}
 
@@ -160,9 +186,14 @@ class ServerCounters(_Device):
         return self.root.run(self._count)
 
     def _count(self) -> None:
-        pvs = [*self.pvs, self.exposure.setpoint_pvname]
+        pvs = [*self.pvs, self.exposure.setpoint_pvname, *self.root.conditions]
         values = self.root.client.get_many(pvs)
         now = time.time()
+        for pv, value in zip(pvs, values, strict=True):
+            if math.isnan(value):
+                raise DetectorError(f"{pv} reads nothing: the device server says NaN; is it dead?")
+        values, beam = values[: len(self.pvs) + 1], values[len(self.pvs) + 1 :]
+        self.root.check_beam(beam)
         names = [*(key for key, _ in self._keys.values()), "exposure"]
         self._reading = {
             name: {"value": value, "timestamp": now}
@@ -213,24 +244,23 @@ class _Surroundings(_Device):
 
     def __init__(self, beamline: ServerBeamline) -> None:
         super().__init__(beamline, "surroundings")
-        present = set(beamline.client.pvs(f"{beamline.prefix}*"))
         self._pvs = {
             beamline.pv(suffix): beamline.pv(suffix) + ("" if "RING" in suffix else ".RBV")
             for suffix in _BASELINE
-            if beamline.pv(suffix) in present
+            if beamline.pv(suffix) in beamline.present
         }
 
     def read(self) -> dict[str, Any]:
         values = self.root.client.get_many(list(self._pvs.values()))
         now = time.time()
         return {
-            data_key(pv)[0]: {"value": value, "timestamp": now}
+            document_key(pv)[0]: {"value": value, "timestamp": now}
             for pv, value in zip(self._pvs, values, strict=True)
         }
 
     def describe(self) -> dict[str, Any]:
         return {
-            data_key(pv)[0]: _number(source, data_key(pv)[1] or "")
+            document_key(pv)[0]: _number(source, document_key(pv)[1] or "")
             for pv, source in self._pvs.items()
         }
 
@@ -281,6 +311,11 @@ class ServerBeamline:
     ) -> None:
         self.client = client
         self.prefix = prefix
+        self.present = frozenset(client.pvs(f"{prefix}*"))
+        #: What tells whether there is beam; read at the moment of each count.
+        self.conditions = [
+            pv for pv in (self.pv("RING:CURRENT"), self.pv("SHUTTER:STATUS")) if pv in self.present
+        ]
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="DeviceClient")
         self.counters = ServerCounters(self, detectors)
         self.shutter = _Shutter(self, "shutter")
@@ -305,11 +340,21 @@ class ServerBeamline:
         DeviceServerError
             If the server has no such motor.
         """
-        try:
-            self.client.moving(pv)
-        except DeviceServerError as error:
-            raise DeviceServerError(f"{pv} is no motor of the device server: {error}") from None
+        if f"{pv}.DMOV" not in self.client.pvs(f"{pv}.DMOV"):
+            raise DeviceServerError(
+                f"{pv} is no motor of the device server: it has no {pv}.DMOV ('LIST' names all)."
+            )
         return ServerMotor(self, pv)
+
+    def check_beam(self, values: Sequence[float]) -> None:
+        """Raise `BeamLostError` if the values of `conditions` say that a count had no beam."""
+        for pv, value in zip(self.conditions, values, strict=True):
+            if pv.endswith("RING:CURRENT") and value <= RING_LOLO:
+                raise BeamLostError(f"the run has no beam: {pv} is {value:g} mA.")
+            if pv.endswith("SHUTTER:STATUS") and not value:
+                raise BeamLostError(
+                    f"the run has no beam: {pv} is closed, and the run had opened it."
+                )
 
     def run(self, work: Callable[[], None]) -> _Done:
         """Do something in a thread."""

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from beamline.core.errors import ConnectionLostError, DeviceServerError, MotionError
+from beamline.core.errors import (
+    ConfigurationError,
+    ConnectionLostError,
+    DeviceServerError,
+    MotionError,
+)
 
 __all__ = ["DeviceClient"]
 
@@ -19,14 +24,14 @@ _MEANING = {
     "UNKNOWN_CMD": "the server does not know this command",
     "UNKNOWN_PV": "the server has no such PV ('LIST' names all)",
     "INVALID_VALUE": "the value is not a number within the range of this PV",
-    "MOTOR_FAULT": "the motor has stalled or stands on a limit switch",
+    "MOTOR_FAULT": "the motor has stalled, lost its encoder or stands on a limit switch",
     "BUSY": "the server is still busy with the previous one",
     "NO_CONSUMER": "nothing takes the frames",
 }
 
 
 class DeviceClient:
-    """A connection to a device server.
+    """A connection to a device server, made anew by the next request after it was lost.
 
     Parameters
     ----------
@@ -39,15 +44,23 @@ class DeviceClient:
     ------
     ConnectionLostError
         If there is no server, or it goes away or falls silent.
+    ConfigurationError
+        If ``DEVICE_PORT`` is no number.
     """
 
     def __init__(
         self, host: str | None = None, port: int | None = None, *, timeout: float = 5.0
     ) -> None:
         self.host = host or os.environ.get("DEVICE_HOST", "127.0.0.1")
-        self.port = int(port if port is not None else os.environ.get("DEVICE_PORT", "6064"))
+        self.port = _port_of_environment() if port is None else int(port)
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._closed = False
+        self._connect()
+
+    def _connect(self) -> None:
         try:
-            self._socket = socket.create_connection((self.host, self.port), timeout)
+            self._socket = socket.create_connection((self.host, self.port), self._timeout)
         except OSError as error:
             raise ConnectionLostError(
                 f"no device server answers at {self.host}:{self.port} "
@@ -55,7 +68,10 @@ class DeviceClient:
             ) from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
-        self._lock = threading.Lock()
+
+    def _disconnect(self) -> None:
+        self._stream.close()
+        self._socket.close()
 
     def request(self, line: str) -> str:
         """Send one request line and return the data of its ``OK`` reply; threads take turns.
@@ -64,25 +80,38 @@ class DeviceClient:
         ------
         DeviceServerError
             If the server answers ``ERR``; the message says what was asked and what is wrong.
+        ConfigurationError
+            If it is more than one line.
         """
-        try:
-            with self._lock:
-                self._socket.sendall(line.encode("utf-8") + b"\n")
-                reply = self._stream.readline().decode("utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise ConnectionLostError(
-                f"the device server at {self.host}:{self.port} did not answer {line!r}: {error}."
-            ) from None
+        if "\n" in line:
+            raise ConfigurationError(f"a request is one line, found {line!r}.")
+        with self._lock:
+            reply = self._exchange(line)
         status, _, data = reply.partition(":")
         if status == "OK":
             return data
-        if not reply:
-            raise ConnectionLostError(
-                f"the device server at {self.host}:{self.port} closed the connection at {line!r}."
-            )
         raise DeviceServerError(
             f"the device server refused {line!r}: {_MEANING.get(data, 'it said')} ({reply})."
         )
+
+    def _exchange(self, line: str) -> str:
+        if self._stream.closed and not self._closed:
+            self._connect()
+        try:
+            self._socket.sendall(line.encode("utf-8") + b"\n")
+            reply = self._stream.readline().decode("utf-8")
+        except (OSError, ValueError) as error:
+            # What comes late must not be taken for the reply to another request.
+            self._disconnect()
+            raise ConnectionLostError(
+                f"the device server at {self.host}:{self.port} did not answer {line!r}: {error}."
+            ) from None
+        if not reply.endswith("\n"):
+            self._disconnect()
+            raise ConnectionLostError(
+                f"the device server at {self.host}:{self.port} closed the connection at {line!r}."
+            )
+        return reply.rstrip("\r\n")
 
     def ping(self) -> bool:
         """Whether the server answers."""
@@ -98,7 +127,7 @@ class DeviceClient:
 
     def put(self, pv: str, value: float) -> None:
         """Set a PV; on a motor this starts a move."""
-        self.request(f"PUT:{pv}:{value!r}")
+        self.request(f"PUT:{pv}:{float(value)!r}")
 
     def move(self, motor: str, position: float, *, wait: bool = True, timeout: float = 60) -> None:
         """Move a motor and, by default, wait until it is there.
@@ -108,7 +137,7 @@ class DeviceClient:
         MotionError
             If it has not arrived after `timeout` seconds.
         """
-        self.request(f"MOVE:{motor}:{position!r}")
+        self.request(f"MOVE:{motor}:{float(position)!r}")
         deadline = time.monotonic() + timeout
         while wait and self.moving(motor):
             if time.monotonic() > deadline:
@@ -147,14 +176,14 @@ class DeviceClient:
         ]
 
     def close(self) -> None:
-        """Say goodbye and close the connection."""
+        """Say goodbye and close the connection for good."""
+        self._closed = True
         try:
             self._socket.sendall(b"QUIT\n")
         except OSError:
             pass  # the server is gone: nothing to say goodbye to
         finally:
-            self._stream.close()
-            self._socket.close()
+            self._disconnect()
 
     def __enter__(self) -> DeviceClient:
         return self
@@ -166,3 +195,11 @@ class DeviceClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _port_of_environment() -> int:
+    text = os.environ.get("DEVICE_PORT", "6064")
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigurationError(f"DEVICE_PORT must be a number, found {text!r}.") from None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
 
 from beamline.core.errors import BeamlineError, ConfigurationError
-from beamline.daq._devices import ServerBeamline
+from beamline.daq._devices import ServerBeamline, document_key
 from beamline.daq.client import DeviceClient
 from beamline.daq.configs import LinearScanConfig, MeshScanConfig, ScanConfig, XAFSScanConfig
 from beamline.daq.data import ScanData
 from beamline.interrupts import AbortOnInterrupt
-from beamline.nexus.scan import data_key
 
 __all__ = [
     "LinearScanConfig",
@@ -45,6 +44,9 @@ class ScanEngine:
         Of all PVs; by default that of the motor of each scan.
     consumers
         Get the documents of every scan, for example a ``NeXusWriter("data/nexus")``.
+    metadata
+        Of the RunEngine, for every start document. A `beamline.core.metadata.PersistentMetadata`
+        lets the scan numbers go on in the next script.
 
     Examples
     --------
@@ -62,8 +64,10 @@ class ScanEngine:
         *,
         prefix: str | None = None,
         consumers: Iterable[Consumer] = (),
+        metadata: MutableMapping[str, Any] | None = None,
     ) -> None:
         self.client = client
+        self._metadata = {} if metadata is None else metadata
         self._prefix = prefix
         self._consumers = list(consumers)
         self._engine: Any = None
@@ -89,6 +93,8 @@ class ScanEngine:
             If a point is outside the limits of the motor; nothing has moved.
         DeviceServerError
             If the server has no such motor or detector.
+        MotionError, DetectorError, BeamLostError
+            If the motor comes to rest elsewhere, a detector is dead, or the beam is lost.
         ConnectionLostError
             If the server goes away.
         KeyboardInterrupt
@@ -169,7 +175,9 @@ class ScanEngine:
             # A handler of Ctrl-C can only be installed in the main thread.
             in_main = threading.current_thread() is threading.main_thread()
             managers: list[Any] = [AbortOnInterrupt] if in_main else []
-            self._engine = RunEngine({}, context_managers=managers, call_returns_result=False)
+            self._engine = RunEngine(
+                self._metadata, context_managers=managers, call_returns_result=False
+            )
         return self._engine
 
 
@@ -198,7 +206,7 @@ class _Collected:
 
     def data(self, config: Any, motors: list[str]) -> ScanData:
         def column(pv: str) -> Any:
-            return np.array([row["data"][data_key(pv)[0]] for row in self._rows])
+            return np.array([row["data"][document_key(pv)[0]] for row in self._rows])
 
         settings = config.model_dump(mode="json", exclude={"detectors", "scan_type", "mode"})
         metadata: dict[str, Any] = {
@@ -206,7 +214,7 @@ class _Collected:
             **settings,
             **{key: self._start[key] for key in _KEPT if key in self._start},
             "scan_type": config.scan_type,
-            "stop": {key: self._stop[key] for key in ("exit_status", "reason", "time")},
+            "stop_document": {key: self._stop[key] for key in ("exit_status", "reason", "time")},
         }
         if isinstance(config, XAFSScanConfig):
             metadata["edge_name"] = metadata.get("edge")

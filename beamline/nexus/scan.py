@@ -131,7 +131,7 @@ def scan_documents(
                 "filled": {},
             },
         )
-    stop = scan.metadata.get("stop")
+    stop = scan.metadata.get("stop_document")
     stop = dict(stop) if isinstance(stop, Mapping) else {}
     yield (
         "stop",

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from nexus_validators import COMMUNITY, OFFICIAL, Validators
 
-from beamline.core.errors import DeviceServerError, MotorLimitError
+from beamline.core.errors import (
+    BeamLostError,
+    ConfigurationError,
+    ConnectionLostError,
+    DetectorError,
+    DeviceServerError,
+    MotionError,
+    MotorLimitError,
+)
 from beamline.daq import (
     DeviceClient,
     LinearScanConfig,
@@ -51,7 +59,8 @@ def test_a_linear_scan(client: DeviceClient, tmp_path: Path):
     assert (data.detector_readings[I0] > 1e4).all()
     assert (np.diff(data.timestamps) > 0).all()
     assert data.metadata["scan_type"] == "linear"
-    assert data.metadata["stop"]["exit_status"] == "success"
+    assert data.metadata["stop_document"]["exit_status"] == "success"
+    assert (data.metadata["start"], data.metadata["stop"]) == (-100.0, 100.0)
     assert data.metadata["ring_current"] > 300
     data.to_nexus(tmp_path / "by_hand.nxs")
     with h5py.File(writer.files[0]) as live, h5py.File(tmp_path / "by_hand.nxs") as by_hand:
@@ -125,6 +134,84 @@ def test_a_scan_that_is_interrupted_is_cleaned_up_and_the_next_one_runs(
         assert file["entry/exit_status"].asstr()[()] == "abort"
         assert 1 <= len(file["entry/data/i0"]) < 300
     assert len(engine.run(config.model_copy(update={"steps": 3}))) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "told"),
+    [
+        ("BL02:SAMPLE:X:STUCK", DeviceServerError, "has stalled"),
+        ("BL02:SAMPLE:X:LIMIT=5", DeviceServerError, "stands on a limit switch"),
+        ("BL02:SAMPLE:X:ENCODER", DeviceServerError, "lost its encoder"),
+        ("BL02:SAMPLE:X:FROZEN", MotionError, "was sent to 10 um and its readback says 0"),
+        ("BL02:DET:I0:DEAD", DetectorError, "BL02:DET:I0 reads nothing"),
+    ],
+)
+def test_a_fault_is_an_error_and_no_data(
+    client: DeviceClient, tmp_path: Path, fault: str, error: type[Exception], told: str
+):
+    client.move("BL02:SAMPLE:X", 0)
+    writer = NeXusWriter(tmp_path)
+    client.request(f"FAULT:{fault}")
+    try:
+        with pytest.raises(error, match=told):
+            ScanEngine(client, consumers=[writer]).run_linear(
+                LinearScanConfig(
+                    motor="BL02:SAMPLE:X", start=0, stop=10, steps=2, detectors=[I0],
+                    dwell_time=0.01,
+                )
+            )  # fmt: skip
+    finally:
+        client.request("FAULT:ALL:NONE")
+        client.move("BL02:SAMPLE:X", 0)
+        client.request("ABORT")
+    with h5py.File(writer.files[0]) as file:
+        assert file["entry/exit_status"].asstr()[()] == "fail"
+        assert told in file["entry/reason"].asstr()[()]
+
+
+def test_a_ring_without_current_is_no_beam(client: DeviceClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("beamline.daq._devices.RING_LOLO", 1e4)
+    with pytest.raises(BeamLostError, match="BL02:RING:CURRENT is [0-9.]+ mA"):
+        ScanEngine(client).run_linear(
+            LinearScanConfig(motor="BL02:SAMPLE:X", start=0, stop=1, steps=2, detectors=[I0])
+        )
+
+
+def test_any_pv_can_be_a_detector_and_scan_numbers_go_on(client: DeviceClient, tmp_path: Path):
+    writer = NeXusWriter(tmp_path)
+    readback = "BL02:SAMPLE:Y.RBV"
+    config = LinearScanConfig(
+        motor="BL02:SAMPLE:X", start=0, stop=1, steps=2, detectors=[readback], dwell_time=0.01
+    )
+    metadata: dict[str, Any] = {"scan_id": 6}
+    data = ScanEngine(client, consumers=[writer], metadata=metadata).run_linear(config)
+    assert data.detector_readings[readback].tolist() == [client.get(readback)] * 2
+    assert data.metadata["scan_id"] == metadata["scan_id"] == 7
+    with h5py.File(writer.files[0]) as file:
+        assert file["entry/instrument/BL02_SAMPLE_Y_RBV/data"].shape == (2,)
+
+
+def test_a_client_takes_numpy_numbers_and_one_line_and_comes_back(
+    simulated, monkeypatch: pytest.MonkeyPatch
+):
+    host, port = simulated.address.rsplit(":", 1)
+    monkeypatch.setenv("DEVICE_PORT", "no")
+    with pytest.raises(ConfigurationError, match="DEVICE_PORT must be a number, found 'no'"):
+        DeviceClient(host)
+    monkeypatch.setenv("DEVICE_PORT", port)
+    with DeviceClient(host, timeout=0.2) as client, DeviceClient(host) as other:
+        client.put("BL02:SAMPLE:Z", np.float64(1.5))
+        client.move("BL02:SAMPLE:Z", np.int64(0))
+        with pytest.raises(ConfigurationError, match="a request is one line"):
+            client.request("PING\nPING")
+        other.request("FAULT:LINK:DELAY=0.5")
+        try:
+            with pytest.raises(ConnectionLostError, match="did not answer 'PING'"):
+                client.ping()
+        finally:
+            other.request("FAULT:LINK:NONE")
+        # The late answer belongs to nobody.
+        assert client.get("BL02:SAMPLE:Z.HLM") == 5000
 
 
 def test_what_is_wrong_is_said_before_anything_moves(client: DeviceClient):
