@@ -171,7 +171,7 @@ def test_a_fault_is_an_error_and_no_data(
 
 def test_a_ring_without_current_is_no_beam(client: DeviceClient, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("beamline.daq._devices.RING_LOLO", 1e4)
-    with pytest.raises(BeamLostError, match="BL02:RING:CURRENT is [0-9.]+ mA"):
+    with pytest.raises(BeamLostError, match=r"BL02:RING:CURRENT is [0-9.]+ mA"):
         ScanEngine(client).run_linear(
             LinearScanConfig(motor="BL02:SAMPLE:X", start=0, stop=1, steps=2, detectors=[I0])
         )
