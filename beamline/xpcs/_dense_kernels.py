@@ -99,6 +99,12 @@ def _add(total: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
 
 
 @compiled
+def _copy(values: npt.NDArray[Any], into: npt.NDArray[Any]) -> None:
+    for p in range(TILE):
+        into[p] = values[p]
+
+
+@compiled
 def _any_bits(bits: npt.NDArray[Any]) -> np.uint64:
     every = np.uint64(0)
     for p in range(TILE):
@@ -214,7 +220,7 @@ def correlate_block(
             if number == 0:
                 break
             for t in range(HISTORY):
-                own[t] = ring[tile, level, t]
+                _copy(ring[tile, level, t], own[t])
             seen[tile, level] |= np.uint32(every)
             largest = np.uint64(seen[tile, level])
             chunk = number
@@ -268,5 +274,5 @@ def correlate_block(
                 t += 2
             every = _any_bits(bits)
             for t in range(HISTORY):
-                ring[tile, level, t] = own[t + number]
+                _copy(own[t + number], ring[tile, level, t])
     return starts.shape[0]
