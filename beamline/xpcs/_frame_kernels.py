@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from beamline.xpcs._compiled import compiled
 
-__all__ = ["as_counts", "find_photons", "spread_photons"]
+__all__ = ["as_counts", "find_photons", "sort_pixels", "spread_photons"]
 
 
 @compiled
@@ -88,3 +88,19 @@ def spread_photons(
     for frame in range(frames.shape[0]):
         for j in range(first[frame], first[frame + 1]):
             frames[frame, pixels[j]] += 1
+
+
+@compiled
+def sort_pixels(
+    frames: npt.NDArray[np.uint16],
+    place: npt.NDArray[np.uint32],
+    values: npt.NDArray[np.uint16],
+) -> None:
+    """Write pixel p of frames (n, H·W) to values[:, place[p]].
+
+    To read in order and write anywhere is more than twice as fast as the other way round.
+    """
+    for t in range(frames.shape[0]):
+        frame, row = frames[t], values[t]
+        for p in range(frame.shape[0]):
+            row[place[p]] = frame[p]

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
-from beamline.xpcs.averages import IntensityTrace, ScatteringSegments
 from beamline.xpcs.correlation import Correlation
 from beamline.xpcs.multitau import MultiTau
 from beamline.xpcs.partitions import QPartition
 from beamline.xpcs.result import TwoTimePart, XPCSResult
+from beamline.xpcs.saxs import Saxs
 from beamline.xpcs.twotime import TwoTime
 
 __all__ = ["XPCSAnalysis"]
@@ -77,12 +77,9 @@ class XPCSAnalysis:
                 partition.dynamic_roi_map, partition.static_roi_map, frame_time,
                 max_frames=two_time,
             )  # fmt: skip
-        self._static = partition.static_roi_map.ravel().astype(np.int32)
-        self._pixels = partition.static.num_list.astype(np.float64)
-        self._sum = np.zeros(partition.shape[0] * partition.shape[1])
-        self._trace = IntensityTrace()
-        self._segments = ScatteringSegments(len(self._pixels))
-        self._next = 0
+        self._saxs = Saxs(
+            partition.static_roi_map, frame_time, n_static=len(partition.static.num_list)
+        )
 
     @property
     def n_frames(self) -> int:
@@ -101,14 +98,7 @@ class XPCSAnalysis:
         self._multitau.add(frames)
         if self._twotime is not None:
             self._twotime.add(frames)
-        from beamline.xpcs._average_kernels import sum_frames
-
-        flat = np.ascontiguousarray(frames).reshape(len(frames), -1)
-        # One type, so that there is one compiled function.
-        flat = flat if flat.dtype == np.uint16 else flat.astype(np.float64)
-        counts = np.zeros((len(frames), len(self._pixels) + 1))
-        sum_frames(flat, self._static, self._sum, counts)
-        self._gather(counts[:, 1:])
+        self._saxs.add(frames)
 
     def add_events(
         self, pixels: npt.NDArray[np.uint32], first: npt.NDArray[np.unsignedinteger[Any]]
@@ -117,12 +107,7 @@ class XPCSAnalysis:
         self._multitau.add_events(pixels, first)
         if self._twotime is not None:
             self._twotime.add_events(pixels, first)
-        from beamline.xpcs._average_kernels import sum_events
-
-        ends = np.append(first, len(pixels)).astype(np.int64)
-        counts = np.zeros((len(first), len(self._pixels) + 1))
-        sum_events(np.ascontiguousarray(pixels), ends, self._static, self._sum, counts)
-        self._gather(counts[:, 1:])
+        self._saxs.add_events(pixels, first)
 
     def take(
         self,
@@ -139,7 +124,7 @@ class XPCSAnalysis:
     def skip(self, number: int) -> None:
         """Say that `number` frames are missing here."""
         self.n_missing += number
-        self._next += number
+        self._saxs.skip(number)
         self._multitau.skip(number)
         if self._twotime is not None:
             self._twotime.skip(number)
@@ -156,8 +141,7 @@ class XPCSAnalysis:
 
     def scattering(self) -> Array:
         """Return the mean counts of the frames so far, (H, W)."""
-        mean: Array = self._sum / max(self.n_frames, 1)
-        return mean.reshape(self.partition.shape)
+        return self._saxs.scattering_2d
 
     def correlation(self) -> Correlation:
         """Return g2 of the frames so far.
@@ -196,8 +180,8 @@ class XPCSAnalysis:
             If there are fewer than two frames.
         """
         found = self.correlation() if correlation is None else correlation
-        numbers, trace = self._trace.values()
-        segments = self._segments.values() / self._pixels
+        saxs = self._saxs.result()
+        there = np.isfinite(saxs.intensity.intensity)
         return XPCSResult(
             partition=self.partition,
             frame_time=self.frame_time,
@@ -207,11 +191,11 @@ class XPCSAnalysis:
             g2_err=found.g2_err,
             g2_err_block=found.g2_err_block,
             affected=found.affected,
-            scattering_2d=self.scattering(),
-            scattering_1d=self._segments.mean() / self._pixels,
-            scattering_1d_segments=segments,
-            intensity_vs_time=trace,
-            frame_numbers=numbers,
+            scattering_2d=saxs.scattering_2d,
+            scattering_1d=saxs.scattering_1d,
+            scattering_1d_segments=saxs.scattering_1d_segments,
+            intensity_vs_time=saxs.intensity.intensity[there],
+            frame_numbers=saxs.intensity.frame_numbers[there],
             start=start,
             stop=stop or {},
             sources=sources,
@@ -249,9 +233,3 @@ class XPCSAnalysis:
             else np.zeros((0, _SEGMENTS, len(lit))),
             avg_frame=found.stride,
         )
-
-    def _gather(self, counts: Array) -> None:
-        """Take the counts in each static bin, (n, n_static), of frames just correlated."""
-        self._segments.add(counts)
-        self._trace.add(self._next, counts.sum(axis=1) / self._pixels.sum())
-        self._next += len(counts)

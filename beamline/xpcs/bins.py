@@ -9,6 +9,7 @@ blocks are independent; errors are made of their scatter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from beamline.core.errors import CorrelationError
 from beamline.xpcs.adapters import host_array
 
-__all__ = ["Bins"]
+__all__ = ["Bins", "Cells"]
 
 #: Blocks per dynamic bin: so many, if they hold so many pixels.
 _BLOCKS = 64
@@ -26,11 +27,30 @@ _BLOCK_PIXELS = 100
 
 
 @dataclass(frozen=True, eq=False)
+class Cells:
+    """What a block and a static bin have in common: all that a result needs are sums over cells.
+
+    Attributes
+    ----------
+    cell
+        Cell of each pixel, int32 (n,), from 0.
+    static, block
+        Static bin and block of each cell, int32, from 0; numbered over all dynamic bins.
+    block_dynamic
+        Dynamic bin of each block, int32.
+    """
+
+    cell: npt.NDArray[np.int32]
+    static: npt.NDArray[np.int32]
+    block: npt.NDArray[np.int32]
+    block_dynamic: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
 class Bins:
     """Labels of the pixels that take part, in the order of the flattened frame.
 
-    A static bin that reaches into two dynamic bins counts as two. A *cell* is what a block and a
-    static bin have in common: all that a result needs are sums over cells.
+    A static bin that reaches into two dynamic bins counts as two.
 
     Attributes
     ----------
@@ -42,23 +62,18 @@ class Bins:
         Number of dynamic bins, those without pixels included.
     dynamic
         Dynamic bin of each pixel, int32 (n,), from 0.
-    cell
-        Cell of each pixel, int32 (n,), from 0.
-    cell_static, cell_block
-        Static bin and block of each cell, int32, from 0; numbered over all dynamic bins.
-    static_dynamic, block_dynamic
-        Dynamic bin of each static bin and of each block, int32.
+    static
+        Static bin of each pixel, int32 (n,), from 0; numbered over all dynamic bins.
+    static_dynamic
+        Dynamic bin of each static bin, int32.
     """
 
     shape: tuple[int, int]
     pixels: npt.NDArray[np.int64]
     n_dynamic: int
     dynamic: npt.NDArray[np.int32]
-    cell: npt.NDArray[np.int32]
-    cell_static: npt.NDArray[np.int32]
-    cell_block: npt.NDArray[np.int32]
+    static: npt.NDArray[np.int32]
     static_dynamic: npt.NDArray[np.int32]
-    block_dynamic: npt.NDArray[np.int32]
 
     @classmethod
     def from_maps(cls, dynamic_roi_map: npt.ArrayLike, static_roi_map: npt.ArrayLike) -> Bins:
@@ -90,26 +105,23 @@ class Bins:
             )
         dynamic = dynamic_map.ravel()[pixels] - 1
         static_dynamic, static = _pairs(dynamic, static_map.ravel()[pixels])
-        block_dynamic, block = _pairs(
-            dynamic, _blocks(dynamic, static, pixels, dynamic_map.shape[1])
-        )
-        cell_static, cell_block, cell = _crossed(static, block)
         return cls(
             shape=(dynamic_map.shape[0], dynamic_map.shape[1]),
             pixels=pixels.astype(np.int64),
             n_dynamic=int(dynamic_map.max()),
             dynamic=dynamic.astype(np.int32),
-            cell=cell,
-            cell_static=cell_static,
-            cell_block=cell_block,
+            static=static,
             static_dynamic=static_dynamic,
-            block_dynamic=block_dynamic,
         )
 
-    @property
-    def static(self) -> npt.NDArray[np.int32]:
-        """Static bin of each pixel, int32 (n,), from 0."""
-        return self.cell_static[self.cell]
+    @cached_property
+    def cells(self) -> Cells:
+        """The pixels cut into blocks, which takes a while and is done when it is needed."""
+        dynamic = self.dynamic.astype(np.int64)
+        blocks = _blocks(dynamic, self.static, self.pixels, self.shape[1])
+        block_dynamic, block = _pairs(dynamic, blocks)
+        static, own_block, cell = _crossed(self.static, block)
+        return Cells(cell=cell, static=static, block=own_block, block_dynamic=block_dynamic)
 
     def check_frames(self, frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return frames as (n, H, W).
@@ -149,17 +161,29 @@ def _pairs(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Return the outer label of each distinct pair of labels, and the pair of each pixel."""
     width = int(inner.max()) + 1
-    codes, numbers = np.unique(outer * width + inner, return_inverse=True)
-    return (codes // width).astype(np.int32), numbers.astype(np.int32)
+    codes, numbers = _distinct(outer * width + inner)
+    return (codes // width).astype(np.int32), numbers
+
+
+def _distinct(
+    codes: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return the distinct codes in order, and which of them each one is."""
+    if int(codes.max()) > 8 * len(codes):
+        distinct, numbers = np.unique(codes, return_inverse=True)
+        return distinct, numbers.astype(np.int32)
+    # Few enough for a table, which is much faster than to sort them.
+    there = np.bincount(codes) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1).astype(np.int32)[codes]
 
 
 def _crossed(
     static: npt.NDArray[np.int32], block: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     width = int(block.max()) + 1
-    codes, cell = np.unique(static.astype(np.int64) * width + block, return_inverse=True)
+    codes, cell = _distinct(static.astype(np.int64) * width + block)
     cell_static, cell_block = np.divmod(codes, width)
-    return cell_static.astype(np.int32), cell_block.astype(np.int32), cell.astype(np.int32)
+    return cell_static.astype(np.int32), cell_block.astype(np.int32), cell
 
 
 def _blocks(

@@ -134,11 +134,11 @@ def correlation_from_sums(
     """Normalise sums; `n_pairs` and `lost_pairs` (to gaps) set how many lags there are."""
     n_delay = len(n_pairs)
     lags = lag_grid(max(1, (n_delay - 8 + 3) // 4 + 1))[0][:n_delay]
-    n_static, n_block = len(bins.static_dynamic), len(bins.block_dynamic)
-    cell_pixels = np.bincount(bins.cell, minlength=len(bins.cell_static)).astype(np.float64)
+    n_static, n_block = len(bins.static_dynamic), len(bins.cells.block_dynamic)
+    cell_pixels = np.bincount(bins.cells.cell, minlength=len(bins.cells.static)).astype(np.float64)
 
     def per_static(values: Array) -> Array:
-        return grouped(values, bins.cell_static, n_static)
+        return grouped(values, bins.cells.static, n_static)
 
     pixels = per_static(cell_pixels[None])[0]
     statics = np.bincount(bins.static_dynamic, minlength=bins.n_dynamic).astype(np.float64)
@@ -149,7 +149,7 @@ def correlation_from_sums(
         g2_static = products * pixels * pairs / (earlier * later)
         g2_static[~np.isfinite(g2_static)] = np.nan
         g2 = grouped(g2_static, bins.static_dynamic, bins.n_dynamic) / statics
-        of = bins.cell_static
+        of = bins.cells.static
         change = g2_static[:, of] * (
             cell_pixels / pixels[of]
             + sums.products / products[:, of]
@@ -166,12 +166,12 @@ def correlation_from_sums(
         # The standard deviation of a sample, divided by the root of its size.
         g2_err = np.sqrt(np.maximum(square - mean**2, 0.0) / (dynamic_pixels - 1.0))
         intensity = np.bincount(
-            bins.static_dynamic[bins.cell_static], sums.counts, bins.n_dynamic
+            bins.static_dynamic[bins.cells.static], sums.counts, bins.n_dynamic
         ) / (dynamic_pixels * max(n_frames, 1))
-    blocks = grouped(change, bins.cell_block, n_block)
+    blocks = grouped(change, bins.cells.block, n_block)
     covariance = np.full((bins.n_dynamic, n_delay, n_delay), np.nan)
     for dynamic in range(bins.n_dynamic):
-        own = blocks[:, bins.block_dynamic == dynamic]
+        own = blocks[:, bins.cells.block_dynamic == dynamic]
         if own.shape[1] > 1:
             covariance[dynamic] = own @ own.T
     return Correlation(

@@ -188,10 +188,10 @@ class MultiTau:
         enough = (lags >> level_of) < (total >> level_of)
         n_delay = len(lags) if enough.all() else int(np.argmin(enough))
         cell = np.full(self._tiled, -1, dtype=np.int32)
-        cell.ravel()[self._place[self.bins.pixels]] = self.bins.cell
-        n_cell = len(self.bins.cell_static)
+        cell.ravel()[self._place[self.bins.pixels]] = self.bins.cells.cell
+        n_cell = len(self.bins.cells.static)
         sums, n_pairs, counts = self._pyramid.sums(n_delay, cell, n_cell)
-        dynamic = self.bins.static_dynamic[self.bins.cell_static]
+        dynamic = self.bins.static_dynamic[self.bins.cells.static]
         possible = (total >> level_of[:n_delay]) - (lags >> level_of)[:n_delay]
         valid = cell >= 0
         return correlation_from_sums(

@@ -88,16 +88,16 @@ class ReferenceMultiTau:
         products, earlier, later = (np.stack(part) for part in zip(*sums, strict=True))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.nan_to_num(products / (earlier * later))
-        n_cell = len(bins.cell_static)
+        n_cell = len(bins.cells.static)
         return correlation_from_sums(
             bins,
             CellSums(
-                products=grouped(products, bins.cell, n_cell),
-                earlier=grouped(earlier, bins.cell, n_cell),
-                later=grouped(later, bins.cell, n_cell),
+                products=grouped(products, bins.cells.cell, n_cell),
+                earlier=grouped(earlier, bins.cells.cell, n_cell),
+                later=grouped(later, bins.cells.cell, n_cell),
                 ratio=grouped(ratio, bins.dynamic, bins.n_dynamic),
                 ratio_square=grouped(ratio**2, bins.dynamic, bins.n_dynamic),
-                counts=grouped(counts.sum(axis=0, keepdims=True), bins.cell, n_cell)[0],
+                counts=grouped(counts.sum(axis=0, keepdims=True), bins.cells.cell, n_cell)[0],
             ),
             n_pairs=np.array(n_pairs, dtype=np.int64),
             lost_pairs=np.array(lost, dtype=np.int64),

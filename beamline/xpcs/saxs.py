@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
+from beamline.xpcs._inputs import checked_photons
 from beamline.xpcs.adapters import host_array
 from beamline.xpcs.stability import IntensityTrace, MeanIntensity
 
@@ -57,10 +58,17 @@ class Saxs:
     segments
         At least so many parts of the run (once it has as many frames), at most twice as many: when
         there are more, neighbours become one.
+    n_static
+        Number of static bins, if the last ones may have no pixels.
     """
 
     def __init__(
-        self, static_roi_map: npt.ArrayLike, frame_time: float, *, segments: int = 10
+        self,
+        static_roi_map: npt.ArrayLike,
+        frame_time: float,
+        *,
+        segments: int = 10,
+        n_static: int = 0,
     ) -> None:
         labels = host_array(static_roi_map)
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer) or labels.max() < 1:
@@ -71,9 +79,9 @@ class Saxs:
         if segments < 1:
             raise CorrelationError(f"segments is {segments}, expected 1 or more.")
         self.shape = (int(labels.shape[0]), int(labels.shape[1]))
-        self._labels = np.maximum(labels.ravel(), 0).astype(np.int64)
-        self._pixels = np.bincount(self._labels)[1:].astype(np.float64)
-        self._total = np.zeros(labels.size, dtype=np.uint64)
+        self._labels = np.maximum(labels.ravel(), 0).astype(np.int32)
+        self._pixels = np.bincount(self._labels, minlength=n_static + 1)[1:].astype(np.float64)
+        self._total = np.zeros(labels.size)
         self._parts: list[Array] = []
         self._sizes: list[int] = []
         self._most = 2 * segments
@@ -103,29 +111,23 @@ class Saxs:
                     "frames hold a value that is no count in a pixel that is not masked: mask it."
                 )
             frames = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0)
-        flat = frames.reshape(len(frames), -1)
-        while len(flat):
-            room = self._room()
-            part, flat = flat[:room], flat[room:]
-            total = part.sum(axis=0, dtype=np.uint64)
-            means = part[:, self._valid].sum(axis=1, dtype=np.float64) / len(self._valid)
-            self._take(total, means)
+        from beamline.xpcs._saxs_kernels import sum_frames
+
+        flat = np.ascontiguousarray(frames).reshape(len(frames), -1)
+        # One type, so that there is one compiled function.
+        flat = flat if flat.dtype == np.uint16 else flat.astype(np.float64)
+        counts = np.zeros((len(flat), len(self._pixels) + 1))
+        sum_frames(flat, self._labels, self._total, counts)
+        self._take(counts[:, 1:])
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
-        bounds = np.append(first, len(pixels)).astype(np.int64)
-        pixels = host_array(pixels).astype(np.int64)
-        begin, end = 0, len(bounds) - 1
-        while begin < end:
-            stop = min(end, begin + self._room())
-            own = pixels[bounds[begin] : bounds[stop]]
-            photons = np.concatenate([[0], np.cumsum(self._labels[own] > 0)])
-            counts = np.diff(photons[bounds[begin : stop + 1] - bounds[begin]])
-            self._take(
-                np.bincount(own, minlength=len(self._labels)).astype(np.uint64),
-                counts / len(self._valid),
-            )
-            begin = stop
+        from beamline.xpcs._saxs_kernels import sum_events
+
+        pixels, bounds = checked_photons(pixels, first, self.shape)
+        counts = np.zeros((len(bounds) - 1, len(self._pixels) + 1))
+        sum_events(np.ascontiguousarray(pixels), bounds, self._labels, self._total, counts)
+        self._take(counts[:, 1:])
 
     def skip(self, number: int) -> None:
         """Say that frames are missing here: the time goes on."""
@@ -142,12 +144,20 @@ class Saxs:
             self._sizes.append(0)
         return self._size - self._sizes[-1]
 
-    def _take(self, total: npt.NDArray[np.uint64], means: Array) -> None:
-        self._total += total
-        self._parts[-1] += np.bincount(self._labels, total.astype(np.float64))[1:]
-        self._sizes[-1] += len(means)
-        self._trace.add(means)
-        self.n_frames += len(means)
+    def _take(self, counts: Array) -> None:
+        """Take the counts in each static bin, (n, n_static)."""
+        self._trace.add(counts.sum(axis=1) / self._pixels.sum())
+        self.n_frames += len(counts)
+        while len(counts):
+            room = self._room()
+            self._parts[-1] += counts[:room].sum(axis=0)
+            self._sizes[-1] += len(counts[:room])
+            counts = counts[room:]
+
+    @property
+    def scattering_2d(self) -> Array:
+        """(H, W) mean counts of the frames so far, all pixels, masked ones included."""
+        return (self._total / max(self.n_frames, 1)).reshape(self.shape)
 
     def result(self) -> SaxsResult:
         """Return the means so far.
@@ -163,7 +173,7 @@ class Saxs:
         sums = np.stack(self._parts)
         with np.errstate(divide="ignore", invalid="ignore"):
             return SaxsResult(
-                scattering_2d=self._total.reshape(self.shape) / self.n_frames,
+                scattering_2d=self.scattering_2d,
                 scattering_1d=sums.sum(axis=0) / (self._pixels * self.n_frames),
                 scattering_1d_segments=sums / (self._pixels * sizes[:, None]),
                 segment_frames=sizes,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from beamline.core.errors import CorrelationError
+from beamline.xpcs._inputs import checked_frame_time
 from beamline.xpcs.adapters import host_array
 
 __all__ = ["IntensityTrace", "MeanIntensity"]
@@ -16,7 +15,7 @@ __all__ = ["IntensityTrace", "MeanIntensity"]
 Array = npt.NDArray[np.float64]
 
 #: Points of a trace at most; then neighbours become one.
-_POINTS = 1 << 16
+_POINTS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +26,8 @@ class MeanIntensity:
     ----------
     times
         (n,) middle of each point since the beginning of the first frame, s.
+    frame_numbers
+        int64 (n,): the first frame of each point, missing ones count.
     intensity
         (n,) mean counts per valid pixel and frame; NaN where all frames are missing.
     stride
@@ -34,6 +35,7 @@ class MeanIntensity:
     """
 
     times: Array
+    frame_numbers: npt.NDArray[np.int64]
     intensity: Array
     stride: int
 
@@ -51,7 +53,7 @@ class MeanIntensity:
 
 
 class IntensityTrace:
-    """Mean intensity of a stream of frames, at most 65,536 points.
+    """Mean intensity of a stream of frames, at most 262,144 points.
 
     Parameters
     ----------
@@ -60,12 +62,7 @@ class IntensityTrace:
     """
 
     def __init__(self, frame_time: float) -> None:
-        if not (math.isfinite(frame_time) and frame_time > 0.0):
-            raise CorrelationError(
-                f"frame_time is {frame_time} s, expected a positive time: the period from one "
-                "frame to the next."
-            )
-        self._frame_time = frame_time
+        self._frame_time = checked_frame_time(frame_time)
         self._sums, self._counts = np.zeros(_POINTS), np.zeros(_POINTS)
         self._stride, self._elapsed = 1, 0
 
@@ -75,8 +72,9 @@ class IntensityTrace:
             part = host_array(means[begin : begin + _POINTS // 2], dtype=np.float64)
             self._reach(self._elapsed + len(part))
             point = (self._elapsed + np.arange(len(part))) // self._stride
-            self._sums += np.bincount(point, part, _POINTS)
-            self._counts += np.bincount(point, minlength=_POINTS)
+            here = slice(int(point[0]), int(point[-1]) + 1)
+            self._sums[here] += np.bincount(point - point[0], part)
+            self._counts[here] += np.bincount(point - point[0])
             self._elapsed += len(part)
 
     def skip(self, number: int) -> None:
@@ -99,6 +97,7 @@ class IntensityTrace:
             intensity = self._sums[:n] / self._counts[:n]
         return MeanIntensity(
             times=host_array((np.arange(n) * self._stride + ends) * (0.5 * self._frame_time)),
+            frame_numbers=np.arange(n, dtype=np.int64) * self._stride,
             intensity=intensity,
             stride=self._stride,
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,13 +104,14 @@ class TwoTime:
 
     def add(self, frames: npt.NDArray[Any]) -> None:
         """Take the next frames, (n, H, W) or (H, W), counts."""
-        for frame in self.bins.check_frames(host_array(frames)):
-            self._take(self._order.gathered(frame))
+        for values in self._order.sorted(self.bins.check_frames(host_array(frames))):
+            self._take(values)
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
         for frame in _dense(pixels, first, self.bins):
-            self._take(self._order.gathered(frame))
+            for values in self._order.sorted(frame[None]):
+                self._take(values)
 
     def skip(self, number: int) -> None:
         """Say that frames are missing here: their rows and columns are NaN."""
@@ -233,13 +235,14 @@ class MultiTauTwoTime:
 
     def add(self, frames: npt.NDArray[Any]) -> None:
         """Take the next frames, (n, H, W) or (H, W), counts."""
-        for frame in self.bins.check_frames(host_array(frames)):
-            self._take(0, self._order.gathered(frame))
+        for values in self._order.sorted(self.bins.check_frames(host_array(frames))):
+            self._take(0, values)
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
         for frame in _dense(pixels, first, self.bins):
-            self._take(0, self._order.gathered(frame))
+            for values in self._order.sorted(frame[None]):
+                self._take(0, values)
 
     def skip(self, number: int) -> None:
         """Say that frames are missing here; pairs with them are left out."""
@@ -312,19 +315,34 @@ class _Order:
     """The pixels sorted by dynamic and static bin, so that each bin is a stretch of them."""
 
     def __init__(self, bins: Bins) -> None:
-        order = np.argsort(bins.static, kind="stable")
+        # Numbers of 16 bits are sorted by radix.
+        few = len(bins.static_dynamic) <= 0xFFFF
+        order = np.argsort(bins.static.astype(np.uint16) if few else bins.static, kind="stable")
         self.pixels = bins.pixels[order].astype(np.intp)
         static = bins.static[order]
         self.n_dynamic = bins.n_dynamic
         self.starts = np.flatnonzero(np.r_[True, static[1:] != static[:-1]])
         self.sizes = np.diff(np.r_[self.starts, len(static)])
         self.dynamic = bins.static_dynamic[static[self.starts]]
+        #: Where each pixel of a frame goes; masked ones go behind the others.
+        self.place = np.full(bins.shape[0] * bins.shape[1], len(order), dtype=np.uint32)
+        self.place[self.pixels] = np.arange(len(order), dtype=np.uint32)
 
-    def gathered(self, frame: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the valid pixels of a frame (H, W) in this order, as uint16 or float32."""
-        values = np.take(frame.ravel(), self.pixels, mode="clip")
-        if values.dtype in (np.uint8, np.uint16):
-            return values.astype(np.uint16, copy=False)
+    def sorted(self, frames: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+        """Return the valid pixels of each of frames (n, H, W) in this order, uint16 or float32."""
+        for begin in range(0, len(frames), _BLOCK):
+            part = frames[begin : begin + _BLOCK].reshape(-1, len(self.place))
+            if part.dtype in (np.uint8, np.uint16):
+                from beamline.xpcs._frame_kernels import sort_pixels
+
+                counts = np.ascontiguousarray(part, dtype=np.uint16)
+                values = np.empty((len(part), len(self.pixels) + 1), np.uint16)
+                sort_pixels(counts, self.place, values)
+                yield from values[:, :-1]
+            else:
+                yield from (self._converted(frame[self.pixels]) for frame in part)
+
+    def _converted(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
             raise CorrelationError(f"frames hold {values.dtype}, expected counts.")
         if not (np.all(np.isfinite(values)) and values.min() >= 0):

@@ -36,15 +36,16 @@ def test_means_are_those_of_all_frames_however_they_come():
 
 def test_trace_of_a_long_run_is_averaged_and_gaps_are_nan():
     trace = IntensityTrace(1.0)
-    trace.add(np.arange(100_000.0))
+    trace.add(np.arange(400_000.0))
     trace.skip(4)
-    trace.add(np.full(50_000, 7.0))
+    trace.add(np.full(200_000, 7.0))
     result = trace.result()
     assert result.stride == 4
-    assert len(result.times) == 150_004 // 4
+    assert len(result.times) == 600_004 // 4
+    np.testing.assert_array_equal(result.frame_numbers[:3], [0, 4, 8])
     np.testing.assert_allclose(result.intensity[:3], [1.5, 5.5, 9.5])
-    assert np.isnan(result.intensity[25_000])
-    assert (result.intensity[25_001:] == 7.0).all()
+    assert np.isnan(result.intensity[100_000])
+    assert (result.intensity[100_001:] == 7.0).all()
     assert result.times[0] == 2.0
 
 

@@ -1,4 +1,4 @@
-"""Compiled loops of the averages."""
+"""Compiled sums of mean scattering."""
 
 from __future__ import annotations
 
