@@ -278,7 +278,12 @@ def _mask(given: Mapping[str, Any]) -> Any:
     if path.suffix == ".npy":
         import numpy as np
 
-        return np.load(path)
+        from beamline.core.errors import FileFormatError
+
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{path}: it can't be read as a mask ({error}).") from None
     from beamline.xpcs.hdf5_facade import HDF5Facade
 
     return HDF5Facade().read_mask(path).mask

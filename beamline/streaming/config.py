@@ -246,6 +246,11 @@ def merge_config_with_overrides(
     ConfigurationError
         For an unknown key or a value of the wrong kind.
     """
+    for section, values in config.items():
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigurationError(
+                f"section {section!r} of the configuration must be a mapping, found {values!r}."
+            )
     merged = {section: dict(values or {}) for section, values in config.items()}
     owners = {key: section for section, key in _known() if key}
     for name, value in _flat(overrides):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from beamline.core.errors import ConfigurationError
 from beamline.streaming.config import RaySettings, read_yaml
@@ -118,6 +118,15 @@ class InferenceSettings(_Section):
     items_at_once: int = Field(2, ge=1, description="items leased at a time")
     max_attempts: int = Field(3, ge=1, description="times that an item is tried")
 
+    @model_validator(mode="after")
+    def _ordered(self) -> InferenceSettings:
+        if self.min_workers > self.max_workers:
+            raise ValueError(
+                f"min_workers must not exceed max_workers, found {self.min_workers} and "
+                f"{self.max_workers}"
+            )
+        return self
+
 
 class SystemSettings(_Section):
     """The log."""
@@ -159,8 +168,10 @@ def load_pipeline_config(
     values: dict[str, Any] = {} if path is None else read_yaml(path)
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
-        if value is not None:
-            values[section] = {**(values.get(section) or {}), key: value}
+        given = values.get(section) or {}
+        # What is no mapping is refused below.
+        if value is not None and isinstance(given, Mapping):
+            values[section] = {**given, key: value}
     try:
         return PipelineConfig.model_validate(
             {key: {} if value is None else value for key, value in values.items()}
@@ -172,7 +183,9 @@ def load_pipeline_config(
             near = difflib.get_close_matches(where, list(_keys(PipelineConfig)), n=1)
             said = f"is unknown{f', did you mean {near[0]!r}?' if near else '.'}"
         else:
-            said = f"is wrong: {found['msg']}, found {found['input']!r}."
+            reason = found["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(found["input"], Mapping) else f", found {found['input']!r}"
+            said = f"is wrong: {reason}{shown}."
         raise ConfigurationError(f"setting {where!r} in {path or 'the command'} {said}") from None
 
 

@@ -107,6 +107,11 @@ def test_overrides_by_any_name_win_and_none_is_not_given():
         merge_config_with_overrides(config, {"num_cpu_worker": 1})
 
 
+def test_overrides_of_what_is_no_configuration():
+    with pytest.raises(ConfigurationError, match=r"section 'queue' .* must be a mapping, found 5"):
+        merge_config_with_overrides({"queue": 5}, {"name": "q"})
+
+
 def test_every_mismatch_is_listed():
     writer = {"ray": {"namespace": "other"}, "queue": {"name": "q3", "num_shards": 4}}
     pipeline = {**PIPELINE, "runtime": {**PIPELINE["runtime"], "enable_output_queue": False}}

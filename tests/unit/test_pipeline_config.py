@@ -14,6 +14,10 @@ from beamline.streaming.pipeline_config import load_pipeline_config
         ("runtime: {queue_num_shard: 4}", r"'runtime.queue_num_shard'.*'runtime.queue_num_shards'"),
         ("runtimes: {}", "'runtimes'.*'runtime'"),
         ("inference: {max_workers: 0}", "'inference.max_workers'.*found 0"),
+        (
+            "inference: {min_workers: 3}",
+            "'inference' .*min_workers must not exceed max_workers, found 3 and 2",
+        ),
         ("source: {kind: socket}", "'source.kind'.*found 'socket'"),
         ("- a list", "must hold 'key: value' lines"),
         ("ray: {namespace: ''}", "'ray.namespace'"),
@@ -33,6 +37,9 @@ def test_the_command_line_wins_and_what_is_not_given_does_not(tmp_path):
     config = load_pipeline_config(path, {"source.total_samples": 9, "source.kind": None})
     assert (config.source.kind, config.source.total_samples) == ("file", 9)
     assert config.model.name == "local-background"
+    path.write_text("source: simulator\n")
+    with pytest.raises(ConfigurationError, match=r"'source' .* found 'simulator'"):
+        load_pipeline_config(path, {"source.kind": "file"})
 
 
 def test_the_defaults_fit_those_of_the_writer():

@@ -145,6 +145,10 @@ def test_given_bins_take_a_mask_and_the_geometry_of_the_options(tmp_path, run):
         (["stack.npy", "--frame-time", "1e-3"], "--distance, --pixel, --beam, --energy"),
         (["flat.npy", "--frame-time", "1e-3"], "expected frames, (n, rows, columns)"),
         (["stack.npy", *GEOMETRY, "--energy", "9", "--frame-time", "0"], "positive time"),
+        (
+            ["stack.npy", *GEOMETRY, "--energy", "9", "--frame-time", "1", "--mask", "none.npy"],
+            "none.npy: it can't be read as a mask",
+        ),
     ],
 )
 def test_what_is_missing_is_one_sentence(tmp_path, run, monkeypatch, words, said):
