@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from beamline.core.errors import ConfigurationError
 from beamline.documents.network import CUT, Delivery, DocumentSubscriber
 from callbacks._server_consumers import BUILT_IN, POLICIES, Policy, Task, make_task
 from callbacks._server_health import HealthEndpoint, ServerCounts
@@ -97,7 +98,13 @@ class CallbackServer:
                 self._endpoint = HealthEndpoint(
                     *health, self._subscriber, self.counts, lambda: [t.name for t in self._tasks]
                 )
-            for text in dict.fromkeys(consumers):
+            chosen = list(dict.fromkeys(consumers))
+            names = [text.partition("=")[0] for text in chosen]
+            for text, name in zip(chosen, names, strict=True):
+                if names.count(name) > 1:
+                    raise ConfigurationError(
+                        f"the consumer {name!r} is asked for with different policies: choose one."
+                    )
                 self._tasks.append(make_task(text, policy, self._directory, catalog_uri))
         except BaseException:
             self._close()

@@ -132,7 +132,7 @@ def command(
     )
     click.echo(f"READY address={server.address} health={server.health_url} pid={os.getpid()}")
     click.echo(
-        f"Documents from {server.address} go to {', '.join(names)} in {output_dir}; health at "
+        f"Documents from {server.address} go to {', '.join(dict.fromkeys(names))} in {output_dir}; health at "
         f"{server.health_url}. Stop it with Ctrl-C.",
         err=True,
     )

@@ -24,6 +24,7 @@ from beamline.documents._network_wire import (
 )
 from beamline.documents.network import DocumentSubscriber, Publisher
 from callbacks._server_consumers import make_task
+from callbacks.server import CallbackServer
 from callbacks._server_ledger import FAILED, FINISHED, INTERRUPTED, ServerEntry, ServerLedger
 
 
@@ -208,3 +209,8 @@ def test_a_ledger_remembers_and_survives_a_torn_line(tmp_path):
 def test_a_consumer_that_is_none_is_told(tmp_path, text, says):
     with pytest.raises(ConfigurationError, match=says):
         make_task(text, "warn", tmp_path)
+
+
+def test_a_consumer_has_one_policy(tmp_path):
+    with pytest.raises(ConfigurationError, match="'nexus' is asked for with different policies"):
+        CallbackServer("127.0.0.1:9", ["nexus=stop", "cxi", "nexus=warn"], tmp_path)
