@@ -205,7 +205,9 @@ class Autosave:
         if found is None:
             return
         self.starts = found["starts"] + 1
-        self._pending = {name: v for name, v in found["values"].items() if name in self._fields}
+        saved = found["values"]
+        # In our order: a put to DIR may change OFF.
+        self._pending = {name: saved[name] for name in self._fields if name in saved}
         unknown = sorted(found["values"].keys() - self._fields.keys())
         if unknown:
             _log.warning(

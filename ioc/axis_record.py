@@ -97,7 +97,11 @@ class AxisRecord(Record):
         return None
 
     def _put_dir(self, value: int) -> Completion:
-        self._relabel(Coordinates(self._coordinates.offset, -1 if value else 1))
+        direction, offset = -1 if value else 1, self._coordinates.offset
+        if direction != self._coordinates.direction and not self._get("FOFF"):
+            # As in motorRecord: an offset that is not frozen follows, and VAL stays.
+            offset = self._get("VAL") - direction * self._get("DVAL")
+        self._relabel(Coordinates(offset, direction))
         return None
 
     def _relabel(self, coordinates: Coordinates) -> None:

@@ -132,8 +132,8 @@ def command(
     )
     click.echo(f"READY address={server.address} health={server.health_url} pid={os.getpid()}")
     click.echo(
-        f"Documents from {server.address} go to {', '.join(dict.fromkeys(names))} in {output_dir}; health at "
-        f"{server.health_url}. Stop it with Ctrl-C.",
+        f"Documents from {server.address} go to {', '.join(dict.fromkeys(names))} in {output_dir}; "
+        f"health at {server.health_url}. Stop it with Ctrl-C.",
         err=True,
     )
     server.run(stopping.is_set)

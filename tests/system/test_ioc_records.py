@@ -119,6 +119,7 @@ def test_user_coordinates(stack: Stack):
         put("SAMPLE:Z.TWF", 1)
         tell(tweaked=[get("SAMPLE:Z.RBV"), get("SAMPLE:Z.DRBV"), get("SAMPLE:Z.TWF")])
         put("SAMPLE:Z.DIR", "Pos")
+        put("SAMPLE:Z.OFF", 0.0)
         put("SAMPLE:Z", 0.0)
         """
     )

@@ -331,6 +331,22 @@ async def test_offset_and_direction_change_numbers_not_positions():
     assert (limits.lower_ctrl_limit, limits.upper_ctrl_limit) == (-9900.0, 10100.0)
 
 
+@pytest.mark.parametrize(("foff", "val", "off"), [(0, 30.0, 60.0), (1, -30.0, 0.0)])
+def test_a_new_direction_keeps_the_position_or_a_frozen_offset(foff: int, val: float, off: float):
+    async def body() -> None:
+        rig = Rig()
+        rig.put("VAL", 30.0)
+        rig.link.ok()
+        rig.finish_at(30.0)
+        rig.motor.fields["FOFF"].post(foff)
+        rig.put("DIR", 1)
+        assert (rig.get("VAL"), rig.get("RBV"), rig.get("OFF")) == (val, val, off)
+        assert (rig.get("DVAL"), rig.get("DRBV")) == (30.0, 30.0)
+        assert (rig.get("LLM"), rig.get("HLM")) == (-10000.0 + off, 10000.0 + off)
+
+    asyncio.run(body())
+
+
 @in_loop
 async def test_set_mode_renames_the_position():
     rig = Rig()

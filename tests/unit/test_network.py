@@ -24,8 +24,8 @@ from beamline.documents._network_wire import (
 )
 from beamline.documents.network import DocumentSubscriber, Publisher
 from callbacks._server_consumers import make_task
-from callbacks.server import CallbackServer
 from callbacks._server_ledger import FAILED, FINISHED, INTERRUPTED, ServerEntry, ServerLedger
+from callbacks.server import CallbackServer
 
 
 @pytest.fixture
