@@ -1,4 +1,7 @@
-"""What `beamline.crystallography.event_peaks` does without a compiler: SciPy's graphs."""
+"""What `beamline.crystallography.event_peaks` does without a compiler: SciPy's graphs.
+
+SciPy is imported where it is used: it would take every process of cxi-writer half a second to start.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, sparse, special
-from scipy.sparse import csgraph
 
 __all__ = ["CLIP", "HALF_WINDOW", "Components", "Frame", "find_components"]
 
@@ -62,6 +63,8 @@ def find_components(
     gain: float,
 ) -> Components:
     """Find and measure the components of an event; all arguments as the kernels take them."""
+    from scipy import special
+
     top, bottom, left, right = frame
     peak = logits[:, 1] > logits[:, 0]
     nan = np.flatnonzero(~(peak | (logits[:, 1] <= logits[:, 0])))
@@ -129,6 +132,9 @@ def _join(
     mask: npt.NDArray[np.bool_], connectivity: int
 ) -> tuple[tuple[npt.NDArray[np.intp], ...], npt.NDArray[np.int32], int]:
     """Return the pixels of a mask (panels, ss, fs), the component of each, and how many."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     framed = np.pad(mask, ((0, 0), (0, 1), (1, 1)))
     where = np.flatnonzero(framed)
     width = framed.shape[2]
@@ -154,6 +160,8 @@ def _background(
     gain: float,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return level and variance around pixels; NaN where nothing is background."""
+    from scipy import ndimage
+
     if not len(centre[0]):
         return np.empty(0), np.empty(0)
     panel, ss, fs = (indices[:, None, None] for indices in centre)

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, special
 
 from beamline.crystallography.segmentation import (
     BACKGROUND_WINDOW,
@@ -115,6 +114,9 @@ def measure_peaks(
     """
     if connectivity not in (4, 8):
         raise ValueError(f"connectivity must be 4 or 8, found {connectivity}.")
+    # Not at import: it would take every process of cxi-writer half a second to start.
+    from scipy import ndimage, special
+
     for name, array in (("mask", mask), ("log_odds", log_odds)):
         if array is not None and array.shape != image.shape:
             raise ValueError(f"{name} has shape {array.shape}, the image {image.shape}.")
