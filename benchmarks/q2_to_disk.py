@@ -7,10 +7,10 @@ store. A producer in a process of its own puts distinct items at full speed whil
 
 The bound, measured in the same run and on the same directory, is the work that can't be left out,
 in one process after the other on the same machine: the producer's copy into the object store,
-the search for peaks in the arrays as they lie there, and the CXI files. Its processor time per event
-over the number of cores is the fastest that any arrangement of processes could be. Processor time
-of all processes per event is measured too, from a quarter of the stream on, when every worker has
-started: on a machine that does other work as well, it tells more than the rate.
+the search for peaks in the arrays as they lie there, and the CXI files. Its processor time per
+event over the number of cores is the fastest that any arrangement of processes could be. Processor
+time of all processes per event is measured too, from a quarter of the stream on, when every worker
+has started: on a machine that does other work as well, it tells more than the rate.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CORES = len(os.sched_getaffinity(0))
 PARTS = {
     "ray::CXIFileWriter": "file writer",
     "ray::process_samples": "search",
-    "ray::ShardActor": "queue actors",
+    "ShardActor": "queue actors",
     "--produce": "producer",
     "raylet/raylet": "Ray",
     "gcs_server": "Ray",
@@ -250,13 +250,11 @@ def bound(directory: Path, events: int) -> dict[str, float]:
             used["search"] += time.process_time() - begun
             begun = time.process_time()
             for i, peaks in enumerate(found):
-                file.append(
-                    CXIEvent(
-                        image=stacks[i], peaks=peaks, photon_energy_eV=9500.0, time_ns=0,
-                        run_uid="", batch_id=item.batch_id, event_id=i,
-                        distance_m=detector.distance_m,
-                    )  # fmt: skip
-                )
+                event = CXIEvent(
+                    image=stacks[i], peaks=peaks, photon_energy_eV=9500.0, time_ns=0, run_uid="",
+                    batch_id=item.batch_id, event_id=i, distance_m=detector.distance_m,
+                )  # fmt: skip
+                file.append(event)
             file.flush()
             used["CXI file"] += time.process_time() - begun
             del logits, images, stacks, item
@@ -329,7 +327,8 @@ def main() -> None:
         print(
             "bound:", ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in parts.items()),
             f"= {1e3 * least:.1f} ms: {CORES / least:.1f} events/s on {CORES} cores; disk "
-            f"{disk / 1e6:.0f} MB/s = {disk / EVENT_BYTES:.1f} events/s; load {os.getloadavg()[0]:.1f}",
+            f"{disk / 1e6:.0f} MB/s = {disk / EVENT_BYTES:.1f} events/s; "
+            f"load {os.getloadavg()[0]:.1f}",
             flush=True,
         )  # fmt: skip
         for workers in options.workers:

@@ -1,6 +1,6 @@
 """What `beamline.crystallography.event_peaks` does without a compiler: SciPy's graphs.
 
-SciPy is imported where it is used: it would take every process of cxi-writer half a second to start.
+SciPy is imported where it is used: every process of cxi-writer starts half a second earlier.
 """
 
 from __future__ import annotations

@@ -79,7 +79,13 @@ class QueueSettings(_Section):
     spill_mb: int = Field(
         10_000, ge=1, description="what a queue made here may keep on disk, MB; then put() waits"
     )
-    poll_timeout: float = Field(0.01, ge=0, le=10, description="seconds to wait for an item")
+    poll_timeout: float = Field(
+        0.01,
+        ge=0,
+        le=10,
+        description="seconds between looks at an empty queue whose actors can't say that an item "
+        "came: the reference's",
+    )
     lease_items: int = Field(8, ge=1, le=1000, description="items taken at once")
     wait_timeout: float | None = Field(
         None, gt=0, description="seconds to wait for the queue to be there; default: for ever"

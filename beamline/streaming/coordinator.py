@@ -40,8 +40,8 @@ __all__ = ["run_cpu_postprocessing_pipeline"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a turn waits for tasks and files.
-_TURN = 0.05
+#: Seconds that a turn waits for tasks, files and items; and if there is nothing to wait for.
+_TURN, _IDLE = 0.05, 0.02
 #: Seconds between looks at the queue's depth and at whether the producers have ended.
 _LOOK = 0.5
 #: Seconds between lines in the log, at most.
@@ -182,14 +182,15 @@ class Coordinator:
         if self._asked is None:
             self._take()
         self._pool.launch()
-        waiting = [*self._pool.calls, *self._writer.calls]
+        waiting = [*self._pool.calls, *self._writer.calls, *self._intake.arrivals()]
         if waiting:
             done, rest = ray.wait(waiting, num_returns=1, timeout=_TURN)
             if done and rest:
                 done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+            self._intake.arrived(done)
             self._receive(set(done))
-        elif self._asked is not None or not self._intake.connected:
-            time.sleep(_TURN)
+        else:
+            time.sleep(_IDLE)
         self._write()
         for lease in self._finisher.flush():
             self._intake.acknowledge(lease)
@@ -208,8 +209,7 @@ class Coordinator:
         )
         # When the files hold what may be held, nothing can come before some are complete.
         self._complete_now |= not room and not self._pool.pending and not self._found
-        idle = not self._pool.pending and not self._writer.calls
-        for item in self._intake.take(wait=idle) if room else ():
+        for item in self._intake.take() if room else ():
             self._pool.add(item.blocks)
             self._idle_since = time.monotonic()
         for item, reason in self._intake.refused():

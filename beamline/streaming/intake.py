@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from typing import Any
 
 from beamline.core.errors import BeamlineError, ConnectionLostError, MissingError
@@ -87,13 +88,17 @@ class Intake:
     def _unfinished(self) -> list[Item]:
         return [*self._items.values(), *self._orphans.values()]
 
-    def take(self, *, wait: bool) -> list[Item]:
-        """Lease items; none while there is no queue, or nothing in it.
+    def arrivals(self) -> list[Any]:
+        """Return references of which one is ready when an empty queue is not empty any more."""
+        return self._queue.arrivals() if self._queue is not None and self._empty else []
 
-        Parameters
-        ----------
-        wait
-            Whether there is nothing else to do meanwhile.
+    def arrived(self, ready: Collection[Any]) -> None:
+        """Take note of what is ready, whatever it is."""
+        if self._queue is not None and self._empty and self._queue.arrived(ready):
+            self._empty = False
+
+    def take(self) -> list[Item]:
+        """Lease items; none while there is no queue, or nothing in it.
 
         Raises
         ------
@@ -106,17 +111,18 @@ class Intake:
             return []
         assert self._queue is not None  # noqa: S101  (for the type checker)
         settings, now = self._settings.queue, time.monotonic()
-        if self._empty and not wait and now - self._asked < settings.poll_timeout:
+        if self._empty and (self.can_lease or now - self._asked < settings.poll_timeout):
             return []
         self._asked = now
         try:
-            leases = self._queue.lease(
-                settings.lease_items, max(settings.poll_timeout, 0.02) if wait else 0.0
-            )
+            leases = self._queue.lease(settings.lease_items)
+            # Fewer than asked for are all there were.
+            self._empty = len(leases) < settings.lease_items
+            if not leases:
+                self.ended = self._queue.ended
         except ConnectionLostError as error:
             self._lose_queue(error)
             return []
-        self._empty = not leases
         return [item for lease in leases if (item := self._opened(lease)) is not None]
 
     def refused(self) -> list[tuple[Any, str]]:
@@ -219,6 +225,7 @@ class Intake:
         self._counts.failed(str(error))
         _log.error("%s What was taken is finished; then the queue is awaited again.", error)
         self._queue = None
+        self._empty = False
         self._waiting_since, self._told = time.monotonic(), float("-inf")
         self._orphans.update(self._items)
         self._items.clear()

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,9 +273,22 @@ class ShardedQueueManager:
             if leases or left <= 0 or self.ended:
                 return leases
             with self._taking:
-                self._calls.wait(
-                    "wait_for_items", min(left, _LONGEST_WAIT), [(ended,) for ended in self._ends]
-                )
+                self._calls.wait("wait_for_items", min(left, _LONGEST_WAIT), self._seen_ends)
+
+    def arrivals(self) -> list[Any]:
+        """Return Ray references of which one is ready when `lease` may bring something again.
+
+        Or when the stream ends; no later than after some seconds. For those who wait for other
+        things too, by `ray.wait`; tell `arrived` which were ready. None for the reference's actors,
+        which have to be asked.
+        """
+        with self._taking:
+            return self._calls.waits("wait_for_items", self._seen_ends) if self.can_lease else []
+
+    def arrived(self, ready: Collection[Any]) -> bool:
+        """Return whether one of the references that `arrivals` gave is among these."""
+        with self._taking:
+            return self._calls.drop_answered("wait_for_items", ready)
 
     def ack(self, leases: Iterable[Lease]) -> int:
         """Acknowledge items: what they hold is safe elsewhere, and they never come again.
@@ -312,6 +325,10 @@ class ShardedQueueManager:
         answers = self._calls.each("renew", {s: (self._me, n) for s, n in numbers.items()})
         lost = {(s, n) for s, gone in zip(numbers, answers, strict=True) for n in gone}
         return [lease for lease in held if (lease.shard, lease.lease_id) in lost]
+
+    @property
+    def _seen_ends(self) -> list[tuple[bool]]:
+        return [(ended,) for ended in self._ends]
 
     @property
     def ended(self) -> bool:

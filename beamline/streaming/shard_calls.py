@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from beamline.core.errors import BeamlineError, ConnectionLostError
@@ -81,13 +81,28 @@ class ShardCalls:
             return
         import ray
 
+        waits = self.waits(call, arguments)
+        self.drop_answered(call, ray.wait(waits, num_returns=1, timeout=seconds)[0])
+
+    def waits(self, call: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the references that `wait` waits for, for those who wait for other things too.
+
+        They stay the same until `drop_answered` is told which are ready; no later than after some
+        seconds each of them is.
+        """
         waits = self._waits.setdefault(call, {})
         for shard, actor in enumerate(self.actors):
             if shard not in waits:
                 waits[shard] = getattr(actor, call).remote(_LONGEST_WAIT, *arguments[shard])
-        ready = set(ray.wait(list(waits.values()), num_returns=1, timeout=seconds)[0])
-        for shard in [s for s, answer in waits.items() if answer in ready]:
+        return list(waits.values())
+
+    def drop_answered(self, call: str, ready: Collection[Any]) -> bool:
+        """Have the shards that have answered wait anew the next time; return whether any has."""
+        waits = self._waits.get(call, {})
+        answered = [shard for shard, answer in waits.items() if answer in ready]
+        for shard in answered:
             del waits[shard]
+        return bool(answered)
 
     def _answer(self, shard: int, call: str, arguments: tuple[Any, ...], pending: Any) -> Any:
         import ray

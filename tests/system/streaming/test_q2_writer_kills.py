@@ -73,7 +73,6 @@ def test_ten_thousand_events_survive_a_hundred_kills(ray_cluster, namespace, tmp
         tmp_path,
         name,
         output={"buffer_size": 50, "max_file_seconds": 0.5},
-        queue={"poll_timeout": 0.05},
         processing={"max_attempts": 10},
     )
     out = tmp_path / "out"
