@@ -238,10 +238,12 @@ class Coordinator:
         if self._intake.give_back(item, reason):
             # What the writer has already goes on: when the item comes again, it is known.
             rest = {other for other in item.blocks if other.token not in self._writer.unwritten}
+            rest.add(block)
             self._pool.drop(rest)
             self._found = deque(other for other in self._found if other not in rest)
             self._held = [other for other in self._held if other not in rest]
             self._finisher.forget(rest)
+            item.let_go()
             return
         self._finisher.lose(block, reason)
 
@@ -258,8 +260,8 @@ class Coordinator:
             self._found.popleft()
             if block.unwritten:
                 self._writer.submit(block)
-        self._writer.poll(complete=self._complete_now)
-        self._complete_now = False
+        if self._writer.poll(complete=self._complete_now):
+            self._complete_now = False
         if self._writer.blocked and not self._stalled:
             self._counts.failed(self._writer.blocked)
             _log.error("%s", self._writer.blocked)

@@ -383,7 +383,7 @@ def _frame_bytes(file: CXIFile) -> int:
 def _as_actor() -> Any:
     import ray
 
-    return ray.remote(CXIFileWriter)
+    return ray.remote(enable_task_events=False)(CXIFileWriter)
 
 
 def __getattr__(name: str) -> Any:

@@ -300,9 +300,11 @@ class Finisher:
                 self._land(block, event)
             if new:
                 self._source.events(replace(block.batch, events=new))
-            block.told = True
-            if all(other.told for other in block.item.blocks):
-                self._acknowledge.append(block.item.lease)
+            if not block.told:
+                block.told = True
+                block.item.untold -= 1
+                if not block.item.untold:
+                    self._acknowledge.append(block.item.lease)
 
     def _tell_found(self, found: FoundFile) -> None:
         """Tell of a file that a writer completed before it was killed."""

@@ -32,7 +32,9 @@ class Item:
     nbytes
         Of both, as far as they are known.
     blocks
-        Its events.
+        Its events, until `let_go`.
+    untold
+        Blocks of which ledger and documents don't have everything.
     """
 
     lease: Any
@@ -41,6 +43,7 @@ class Item:
     images: Any
     nbytes: int = 0
     blocks: list[Block] = field(default_factory=list)
+    untold: int = 0
 
     @classmethod
     def from_lease(cls, lease: Any, events_per_block: int, tokens: Iterator[int]) -> Item:
@@ -66,7 +69,15 @@ class Item:
                 Block(item, next(tokens), (first, min(first + events_per_block, count)))
                 for first in range(0, count, events_per_block)
             ]
+        item.untold = len(item.blocks)
         return item
+
+    def let_go(self) -> None:
+        """Forget the blocks, which know the item: its arrays go with the last of them.
+
+        Such a circle would hold them in the object store until Python looks for circles.
+        """
+        self.blocks.clear()
 
 
 @dataclass(eq=False)

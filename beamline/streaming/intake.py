@@ -132,10 +132,14 @@ class Intake:
 
     def acknowledge(self, lease: Any) -> None:
         """Note that an item is done; `send_acknowledgements` tells the queue."""
-        self._items.pop(id(lease), None)
+        item = self._items.pop(id(lease), None)
         # The number of a lease means nothing to another queue of the same name.
-        if self._orphans.pop(id(lease), None) is None:
+        orphan = self._orphans.pop(id(lease), None)
+        if orphan is None:
             self._acknowledged.append(lease)
+        for done in (item, orphan):
+            if done is not None:
+                done.let_go()
 
     def send_acknowledgements(self) -> None:
         """Tell the queue what is done."""

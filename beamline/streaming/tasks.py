@@ -207,7 +207,7 @@ def _short(value: object) -> str:
 def _as_task() -> Any:
     import ray
 
-    return ray.remote(process_samples)
+    return ray.remote(enable_task_events=False)(process_samples)
 
 
 def __getattr__(name: str) -> Any:

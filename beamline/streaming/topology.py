@@ -99,7 +99,8 @@ def create(settings: ShardSettings, namespace: str) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor_class = ray.remote(num_cpus=0, max_restarts=-1)(ShardActor)
+    # Ray's record of every call, for its dashboard, takes more memory than the queue.
+    actor_class = ray.remote(num_cpus=0, max_restarts=-1, enable_task_events=False)(ShardActor)
     placed = {}
     if settings.directory is not None:
         # A restarted shard must find its directory again.

@@ -89,23 +89,27 @@ class WriterLink:
         )
         self._calls[call] = block
 
-    def poll(self, *, complete: bool = False, force: bool = False) -> None:
-        """Ask for what was completed, if nothing else is under way that tells.
+    def poll(self, *, complete: bool = False) -> bool:
+        """Ask for what was completed, every now and then if nothing else is under way that tells.
 
         Parameters
         ----------
         complete
-            Complete open files, whatever their age.
-        force
-            Now, and not only every now and then.
+            Complete open files, whatever their age; as soon as nothing else is under way.
+
+        Returns
+        -------
+        bool
+            Whether it was asked, or there is nothing to ask for.
         """
         now = time.monotonic()
-        if self._actor is None or self._calls or (now - self._polled < _POLL and not force):
-            return
+        if self._actor is None or self._calls or (now - self._polled < _POLL and not complete):
+            return False
         self._polled = now
-        if self.unwritten or force:
+        if self.unwritten:
             call = self._actor.complete_files if complete else self._actor.poll
             self._calls[call.remote()] = None
+        return True
 
     def receive(self, ready: set[Any]) -> Iterator[Receipt]:
         """Yield the receipts among answers that are there; a failed actor is ended.

@@ -1,5 +1,7 @@
 """What has become of events of Q2: on disk, in the ledger, in documents, in that order."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +60,20 @@ def test_an_item_that_comes_again_waits_until_the_ledger_knows_it(finisher, tmp_
     assert verdicts(again) == ["duplicate", "duplicate"]
     assert again.unwritten == {}
     assert finisher.flush() == [again.item.lease]
+
+
+def test_the_arrays_of_an_item_go_with_its_last_block(finisher):
+    block = searched("not_hit")
+    array = weakref.ref(block.item.images)
+    assert finisher.judge(block)
+    assert finisher.flush() == [block.item.lease]
+    gc.disable()
+    try:
+        block.item.let_go()
+        del block
+        assert array() is None
+    finally:
+        gc.enable()
 
 
 def test_an_event_that_was_refused_is_known_when_it_comes_again(finisher):
