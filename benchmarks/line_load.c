@@ -1,9 +1,13 @@
 /* usage: line_load echo                         a bare epoll echo server; prints its port
  *        line_load load PORT CLIENTS SECONDS LINE   clients that each wait for the reply;
- *                                               prints requests/s, median and 99 % in us */
+ *                                               prints requests/s, median and 99 % in us
+ *        line_load hostile PORT SECONDS             half lines, garbage, long lines and resets, every
+ *                                               2 ms; prints connections/s
+ *        line_load sink                         reads and forgets; prints its port */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +34,7 @@ static void watch(int poller, int descriptor, int number)
     epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
 }
 
-static int echo(void)
+static int serve(bool answering)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
@@ -52,7 +56,7 @@ static int echo(void)
                 continue;
             }
             ssize_t got = recv(descriptor, bytes, sizeof bytes, 0);
-            if (got <= 0 || send(descriptor, bytes, (size_t)got, MSG_NOSIGNAL) < 0)
+            if (got <= 0 || (answering && send(descriptor, bytes, (size_t)got, MSG_NOSIGNAL) < 0))
                 close(descriptor);
         }
     }
@@ -109,10 +113,47 @@ static int load(int port, int clients, double seconds, const char *line)
     return 0;
 }
 
+static int harass(int port, double seconds)
+{
+    static char pieces[4][4096] = {"GET:BL02:RI"};
+    size_t lengths[4] = {strlen(pieces[0])};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct linger reset = {.l_onoff = 1};
+    long connections = 0;
+    double began = now();
+    for (int i = 0; i < 50; i++, lengths[1] += 3)
+        memcpy(pieces[1] + lengths[1], "\0\xff\n", 3);
+    memset(pieces[2], 'A', lengths[2] = 3000);
+    for (int i = 0; i < 20; i++, lengths[3] += 5)
+        memcpy(pieces[3] + lengths[3], "LIST\n", 5);
+    memcpy(pieces[3] + lengths[3], "PI", 2);
+    lengths[3] += 2;
+    while (now() < began + seconds) {
+        for (int i = 0; i < 4; i++, connections++) {
+            int client = socket(AF_INET, SOCK_STREAM, 0);
+            setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+            if (connect(client, (struct sockaddr *)&address, sizeof address) != 0) {
+                perror("connect");
+                return 1;
+            }
+            send(client, pieces[i], lengths[i], MSG_NOSIGNAL);
+            close(client);
+        }
+        usleep(2000);
+    }
+    printf("%.0f\n", (double)connections / (now() - began));
+    return 0;
+}
+
 int main(int count, char **arguments)
 {
     if (count == 2 && strcmp(arguments[1], "echo") == 0)
-        return echo();
+        return serve(true);
+    if (count == 2 && strcmp(arguments[1], "sink") == 0)
+        return serve(false);
+    if (count == 4 && strcmp(arguments[1], "hostile") == 0)
+        return harass(atoi(arguments[2]), atof(arguments[3]));
     if (count == 6 && atoi(arguments[3]) <= CLIENTS_MAX)
         return load(atoi(arguments[2]), atoi(arguments[3]), atof(arguments[4]), arguments[5]);
     return 2;
