@@ -223,13 +223,29 @@ def _factory(kind: str) -> Callable[[Path], Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001  (it is the user's module, and may do anything)
         raise click.BadParameter(
-            f"{kind!r} cannot be imported: {error}.", param_hint="--to"
+            f"{kind!r} cannot be imported: {type(error).__name__}: {error}.", param_hint="--to"
         ) from None
     finally:
         sys.path.remove("")
-    made: Callable[[Path], Any] = found
+    if not callable(found):
+        raise click.BadParameter(
+            f"{kind!r} is a {type(found).__name__}, no function.", param_hint="--to"
+        )
+
+    def made(directory: Path) -> Any:
+        from beamline.core.errors import BeamlineError, ConfigurationError
+
+        try:
+            return found(directory)
+        except BeamlineError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"{kind} made no consumer for {directory}: {type(error).__name__}: {error}."
+            ) from error
+
     return made
 
 

@@ -477,6 +477,9 @@ def test_replay_of_a_journal_file_a_range_and_to_any_writer(tmp_path: Path):
     done = beamline("replay", 7, "--to", "mine:Count", "d", "--data-dir", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "d" / "count").read_text() == "24"
+    done = beamline("replay", 7, "--to", "zlib:crc32", "e", "--data-dir", tmp_path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "zlib:crc32 made no consumer for e: TypeError" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -484,6 +487,7 @@ def test_replay_of_a_journal_file_a_range_and_to_any_writer(tmp_path: Path):
     [
         (("1", "--to", "hdf", "out"), "is no writer"),
         (("1", "--to", "nowhere:X", "out"), "cannot be imported"),
+        (("1", "--to", "os:sep", "out"), "'os:sep' is a str, no function"),
         (("--to", "nexus", "out"), "name a RUN and a DIRECTORY"),
         (("--since", "tuesday", "--to", "nexus", "out"), "is no time"),
     ],
