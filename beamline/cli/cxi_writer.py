@@ -178,10 +178,18 @@ def _write(config: Mapping[str, Any]) -> int:
 
 
 def _start_log(level: str, file: str | None) -> None:
+    from beamline.core.errors import ConfigurationError
+
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        try:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the log can't be written to {file}: {error.strerror}; choose another "
+                "system.log_file."
+            ) from None
     logging.basicConfig(
         level=level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -44,6 +44,7 @@ def command(
     lost. Ctrl-C stops the source, and what is on Q1 is still processed; a second one ends at once.
     """
     from beamline.streaming.cluster import connected
+    from beamline.streaming.models import check_model
     from beamline.streaming.pipeline import open_queue, run_pipeline
     from beamline.streaming.pipeline_config import load_pipeline_config
 
@@ -51,6 +52,7 @@ def command(
         config_path,
         {"source.total_samples": total_samples, "source.kind": source, "model.name": model},
     )
+    check_model(config.model.name, config.model.options)
     _set_up_log(config)
     asked: list[int] = []
 
@@ -137,7 +139,16 @@ def _set_up_log(config: PipelineConfig) -> None:
     system = config.system
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if system.log_file is not None:
-        handlers.append(logging.FileHandler(system.log_file))
+        from beamline.core.errors import ConfigurationError
+
+        try:
+            system.log_file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(system.log_file, encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the log can't be written to {system.log_file}: {error.strerror}; choose another "
+                "system.log_file."
+            ) from None
     logging.basicConfig(
         level=system.log_level, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers
     )

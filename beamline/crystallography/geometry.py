@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from beamline.core.errors import StorageError
 from beamline.crystallography._detector import Detector, GeometryError
 from beamline.crystallography._geom_reader import read_geometry
 from beamline.crystallography._panels import BadRegion, Panel
@@ -131,5 +132,8 @@ def write_list(path: Path, files: Iterable[Path]) -> None:
 
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror}.") from error

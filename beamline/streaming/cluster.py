@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from beamline.streaming.config import RaySettings
 __all__ = ["connected"]
 
 _log = logging.getLogger(__name__)
+
+#: Seconds for a cluster to accept a connection: Ray itself would try for many minutes.
+_PATIENCE = 10.0
 
 
 @contextlib.contextmanager
@@ -49,6 +53,9 @@ def connected(settings: RaySettings) -> Iterator[bool]:
     }
     joined = False
     if settings.address != "local":
+        _check_reachable(
+            settings.address if settings.address != "auto" else os.environ.get("RAY_ADDRESS", "")
+        )
         try:
             ray.init(address=settings.address, **common)
             joined = True
@@ -75,6 +82,19 @@ def connected(settings: RaySettings) -> Iterator[bool]:
         yield not joined
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address (host:port) at which nobody listens; others are Ray's to judge."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionLostError(
+            f"no Ray cluster answers at {address}: {error}; start it, or set ray.address to local."
+        ) from None
 
 
 def _show_token() -> None:

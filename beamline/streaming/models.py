@@ -19,7 +19,15 @@ import numpy.typing as npt
 from beamline.core.errors import BeamlineError, ConfigurationError
 from beamline.crystallography.segmentation import BACKGROUND_WINDOW, LocalThreshold
 
-__all__ = ["LocalBackground", "Model", "ModelError", "OnnxModel", "load_model", "spot_network"]
+__all__ = [
+    "LocalBackground",
+    "Model",
+    "ModelError",
+    "OnnxModel",
+    "check_model",
+    "load_model",
+    "spot_network",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -188,25 +196,49 @@ def load_model(name: str = "local-background", **options: Any) -> Model:
         options = {"path": name, **options}
     else:
         factory = _MODELS.get(name) or _imported(name)
-    try:
-        inspect.signature(factory).bind(**options)
-    except TypeError as error:
-        raise ConfigurationError(f"the options of model {name!r} are wrong: {error}.") from None
-    except ValueError:
-        pass  # a factory without a signature says itself what it takes
+    _check_options(name, factory, options)
     model: Model = factory(**options)
     if not callable(model):
         raise ConfigurationError(f"{name!r} made a {type(model).__name__}, which is no model.")
     return model
 
 
+def check_model(name: str, options: Mapping[str, Any]) -> None:
+    """Look whether `load_model` would know a model, without making it or importing anything.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such model, or it does not take these options.
+    """
+    if name.endswith(".onnx"):
+        _check_options(name, OnnxModel, {"path": name, **options})
+    elif name in _MODELS:
+        _check_options(name, _MODELS[name], options)
+    elif ":" not in name:
+        raise _unknown(name)
+
+
+def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise ConfigurationError(f"the options of model {name!r} are wrong: {error}.") from None
+    except ValueError:
+        pass  # a factory without a signature says itself what it takes
+
+
+def _unknown(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"there is no model {name!r}: expected {', '.join(_MODELS)}, an .onnx file or "
+        "'module:factory'."
+    )
+
+
 def _imported(name: str) -> Any:
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigurationError(
-            f"there is no model {name!r}: expected {', '.join(_MODELS)}, an .onnx file or "
-            "'module:factory'."
-        )
+        raise _unknown(name)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

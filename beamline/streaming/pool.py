@@ -16,6 +16,9 @@ __all__ = ["InferencePool", "PoolSettings"]
 
 _log = logging.getLogger(__name__)
 
+#: Workers that die before any has come to work, until the pool gives up.
+_STILLBORN = 4
+
 
 @dataclass(frozen=True)
 class PoolSettings:
@@ -32,7 +35,8 @@ class PoolSettings:
     idle_seconds
         A worker beyond the least number that had nothing to do for so long is stopped.
     max_restarts
-        Workers replaced, in all, before the pool gives up.
+        Workers replaced, in all, before the pool gives up; it gives up sooner if none has ever
+        come to work.
     """
 
     min_workers: int = 1
@@ -83,6 +87,7 @@ class InferencePool:
         self._gone: list[WorkerStatus] = []
         self._number = 0
         self.restarts = self.most = 0
+        self._worked = False
         for _ in range(settings.min_workers):
             self._add()
 
@@ -178,6 +183,7 @@ class InferencePool:
         for member in _ready(self._members, "asked"):
             with contextlib.suppress(ray.exceptions.RayActorError):  # `_reap` sees to it
                 member.status = ray.get(member.asked)
+                self._worked = True
             member.asked = None
 
     def _reap(self) -> None:
@@ -188,8 +194,7 @@ class InferencePool:
             try:
                 self._gone.append(ray.get(member.done))
             except ray.exceptions.ActorDiedError as error:
-                cause = getattr(error, "cause", None) or error
-                self._replace(member, " ".join(str(cause).split())[:300])
+                self._replace(member, _reason(error))
             except ray.exceptions.RayTaskError as error:
                 ray.kill(member.actor)
                 self._replace(member, " ".join(str(error.cause).split()))
@@ -198,10 +203,19 @@ class InferencePool:
         if member.status is not None:
             self._gone.append(member.status)
         self.restarts += 1
-        if self.restarts > self._settings.max_restarts:
+        most = self._settings.max_restarts
+        if self.restarts > (most if self._worked else min(most, _STILLBORN)):
             raise ProcessError(f"inference workers died {self.restarts} times, the last of: {why}")
         _log.error("inference worker %s died and is replaced: %s", member.producer, why)
         self._add(member.producer)
+
+
+def _reason(error: Exception) -> str:
+    """Return why an actor died; what its constructor raised stands at the end."""
+    lines = str(getattr(error, "cause", None) or error).split("\n")
+    if "creation task" in lines[0]:
+        return next(line.strip() for line in reversed(lines) if line.strip())
+    return " ".join(" ".join(lines).split())[:300]
 
 
 def _ready(members: Iterable[_Member], what: str) -> list[_Member]:

@@ -1,5 +1,6 @@
 """cxi-writer's configuration: files, overrides, misspelt keys, agreement with a pipeline."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from beamline.core.errors import ConfigurationError
-from beamline.streaming.config import WriterConfig, load_config, merge_config_with_overrides
+from beamline.core.errors import ConfigurationError, ConnectionLostError
+from beamline.streaming.cluster import connected
+from beamline.streaming.config import (
+    RaySettings,
+    WriterConfig,
+    load_config,
+    merge_config_with_overrides,
+)
 from beamline.streaming.consistency import validate_consistency
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "configs"
@@ -153,9 +160,26 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):
     assert done.returncode == 1
     assert "'queue.name'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    log = tmp_path / "file" / "log"
+    log.parent.write_text("")
+    unlogged = cxi_writer("--geom-file", "x.geom", "--log-file", str(log))
+    assert unlogged.returncode == 1
+    assert unlogged.stderr.startswith(f"cxi-writer: the log can't be written to {log}")
     bare = cxi_writer("--validate-config")
     assert bare.returncode == 2
     assert "--pipeline-config" in bare.stderr
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    given = RaySettings.model_validate({"address": address})
+    with pytest.raises(ConnectionLostError, match=f"no Ray cluster answers at {address}"):
+        connected(given).__enter__()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConnectionLostError, match=f"no Ray cluster answers at {address}"):
+        connected(RaySettings.model_validate({})).__enter__()
 
 
 def test_help_imports_nothing_heavy():

@@ -5,7 +5,7 @@ import pytest
 
 from beamline.core.errors import ConfigurationError
 from beamline.crystallography.segmentation import LocalThreshold
-from beamline.streaming.models import load_model
+from beamline.streaming.models import check_model, load_model
 from beamline.streaming.preprocessing import FramesError, Preprocessor
 
 RNG = np.random.default_rng(5)
@@ -101,3 +101,16 @@ def test_a_model_of_the_user_is_found_by_module_and_name():
 def test_a_model_that_is_none_is_refused(name, options, said):
     with pytest.raises(ConfigurationError, match=said):
         load_model(name, **options)
+    # Before any worker is made, only what no machine could know is refused.
+    if ":" in name or name.endswith(".onnx"):
+        check_model(name, options)
+    else:
+        with pytest.raises(ConfigurationError, match=said):
+            check_model(name, options)
+
+
+def test_models_that_are_there_pass_the_check():
+    check_model("local-background", {"threshold": 3})
+    check_model("spot-network", {"threads": 2})
+    with pytest.raises(ConfigurationError, match=r"options of model 'net\.onnx' are wrong"):
+        check_model("net.onnx", {"path": "x", "gian": 2})

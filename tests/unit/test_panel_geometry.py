@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamline.core.errors import FileFormatError
+from beamline.core.errors import FileFormatError, StorageError
 from beamline.crystallography.geometry import (
     BadRegion,
     Detector,
@@ -335,6 +335,12 @@ def test_whatever_a_file_holds_is_read_or_named(tmp_path_factory, data):
     except FileFormatError:
         return
     assert np.array_equal(found.to_slab(found.to_stack(1 - found.mask())), 1 - found.mask())
+
+
+def test_a_geometry_that_cannot_be_written_is_one_sentence(tmp_path):
+    detector = Detector((4, 4), 0.1, (1e-4, 1e-4), (1.0, 1.0))
+    with pytest.raises(StorageError, match=r"nowhere/a\.geom can't be written: No such file"):
+        write_geometry(tmp_path / "nowhere" / "a.geom", detector)
 
 
 @pytest.mark.parametrize(
