@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -16,7 +16,7 @@ from beamline.nexus.rows import MisfitError, converted, fit
 from beamline.nexus.tree import Column, Feed, Grid, GridAxis, Tree
 from callbacks._hdf5 import ColumnData, NexusFile
 
-__all__ = ["StreamRows"]
+__all__ = ["EventKeys", "StreamRows"]
 
 _FLOAT = np.dtype(np.float64)
 _MOST_ROWS = 1024
@@ -25,6 +25,37 @@ _MOST_BYTES = 4 * 2**20
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Document = Mapping[str, Any]
+
+
+class EventKeys:
+    """Data keys that all events of a descriptor have.
+
+    Parameters
+    ----------
+    names
+        Of the data keys.
+
+    Attributes
+    ----------
+    names : frozenset[str]
+        The same.
+    pick : callable
+        Takes the ``data`` or ``timestamps`` of an event, returns their values as a tuple, in one
+        order always; KeyError where one is missing.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        self._order = tuple(sorted(self.names))
+        self.pick: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+        if len(self._order) > 1:
+            self.pick = itemgetter(*self._order)
+        else:
+            self.pick = lambda values: tuple(values[name] for name in self._order)
+
+    def columns(self, picked: Sequence[Any] | Array) -> dict[str, Any]:
+        """Part what was picked from several events, one after the other, by data key."""
+        return {name: picked[i :: len(self._order)] for i, name in enumerate(self._order)}
 
 
 class StreamRows:
@@ -63,10 +94,11 @@ class StreamRows:
         self._grids: list[tuple[str, Grid]] = []
         self._axes: list[tuple[str, GridAxis]] = []
         self._last = -(2**63)
-        self._waiting: list[Document] = []
-        self._keys: frozenset[str] = frozenset()
-        self._pages = False
-        self._waiting_rows = 0
+        #: Of one kind at a time, and of one descriptor.
+        self._events = _Events()
+        self._pages: list[Document] = []
+        self._page_rows = 0
+        self._keys = EventKeys(())
         self._block = 1
 
     def extend(self, tree: Tree, columns: Sequence[ColumnData]) -> None:
@@ -107,28 +139,38 @@ class StreamRows:
         """Whether there are data keys that come in events."""
         return any(key.external != "stream" for key in self.stream.keys.values())
 
-    def take(self, doc: Document, keys: frozenset[str]) -> bool:
-        """Keep an event that has these data keys; return whether there are enough to write."""
-        if self._pages or keys is not self._keys:
-            self.write()
-            self._keys = keys
-        if self.since is None:
-            self.since = time.monotonic()
-        self._waiting.append(doc)
-        self._waiting_rows += 1
-        return self._waiting_rows >= self._block
+    def take(self, doc: Document, keys: EventKeys) -> bool:
+        """Keep an event that has these data keys; return whether there are enough to write.
 
-    def take_page(self, doc: Document, keys: frozenset[str]) -> bool:
-        """Keep a page of events that have these data keys; return whether there are enough."""
-        if not self._pages or keys is not self._keys:
+        Raises
+        ------
+        KeyError
+            If it lacks one of them; nothing of it is kept.
+        """
+        number, moment = doc["seq_num"], doc["time"]
+        values, stamps = keys.pick(doc["data"]), keys.pick(doc["timestamps"])
+        if keys is not self._keys or self._pages:
             self.write()
             self._keys = keys
-            self._pages = True
         if self.since is None:
             self.since = time.monotonic()
-        self._waiting.append(doc)
-        self._waiting_rows += len(doc["seq_num"])
-        return self._waiting_rows >= self._block
+        events = self._events
+        events.numbers.append(number)
+        events.times.append(moment)
+        events.values += values
+        events.stamps += stamps
+        return len(events.numbers) >= self._block
+
+    def take_page(self, doc: Document, keys: EventKeys) -> bool:
+        """Keep a page of events that have these data keys; return whether there are enough."""
+        if keys is not self._keys or self._events.numbers:
+            self.write()
+            self._keys = keys
+        if self.since is None:
+            self.since = time.monotonic()
+        self._pages.append(doc)
+        self._page_rows += len(doc["seq_num"])
+        return self._page_rows >= self._block
 
     def write(self) -> None:
         """Write what waits into the file (`NexusFile.commit` brings it to disk).
@@ -138,20 +180,17 @@ class StreamRows:
         OSError
             If there is no space.
         """
-        waiting, pages = self._waiting, self._pages
-        self._waiting, self._pages, self._waiting_rows, self.since = [], False, 0, None
-        if not waiting:
-            return
-        if not pages:
-            datas, stamps = [doc["data"] for doc in waiting], [doc["timestamps"] for doc in waiting]
+        events, pages = self._events, self._pages
+        self._events, self._pages, self._page_rows, self.since = _Events(), [], 0, None
+        if events.numbers:
+            stamps = np.asarray(events.stamps, dtype=np.float64)
             self._write(
-                [doc["seq_num"] for doc in waiting],
-                [doc["time"] for doc in waiting],
-                lambda key: list(map(itemgetter(key), datas)),
-                lambda key: list(map(itemgetter(key), stamps)),
+                events.numbers,
+                events.times,
+                self._keys.columns(events.values).__getitem__,
+                self._keys.columns(stamps).__getitem__,
             )
-            return
-        for page in waiting:
+        for page in pages:
             numbers, data, times = page["seq_num"], page["data"], page["timestamps"]
             row_times = times_of_rows(page)
             for first in range(0, len(numbers), self._block):
@@ -189,7 +228,7 @@ class StreamRows:
             self._move_axis(path, axis, block)
         self._axes.clear()
         for path, grid in self._grids:
-            if grid.key not in self._keys:
+            if grid.key not in self._keys.names:
                 continue
             places = block.numbers - 1
             inside = (places >= 0) & (places < grid.order.size)
@@ -230,7 +269,8 @@ class StreamRows:
         return {int(n): int(row) for n, row in zip(numbers[hits], rows[hits], strict=True)}
 
     def _is_fed(self, feed: Feed) -> bool:
-        return (not feed.key or feed.key in self._keys) and self._keys.issuperset(feed.inputs)
+        names = self._keys.names
+        return (not feed.key or feed.key in names) and names.issuperset(feed.inputs)
 
     def _fit(self, index: int, block: _Block) -> Array:
         """Rows of a column; a column that can't hold them is replaced by one that can."""
@@ -283,6 +323,20 @@ class StreamRows:
         """Make all columns as long as the stream."""
         for column in self._columns:
             column.pad(self.rows)
+
+
+class _Events:
+    """What single events had in them, one after the other.
+
+    In lists of plain values: tuples, or the documents themselves, would have Python's garbage
+    collector look at them again and again.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.times: list[float] = []
+        self.values: list[Any] = []
+        self.stamps: list[float] = []
 
 
 class _Block:

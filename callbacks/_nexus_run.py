@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from beamline.core.errors import MissingError, StorageError
 from beamline.documents.consumers import DocumentError
@@ -18,7 +18,7 @@ from beamline.nexus.run import RunTree
 from beamline.nexus.techniques import TechniquesTree
 from beamline.nexus.tree import Tree
 from callbacks._hdf5 import NexusFile
-from callbacks._nexus_rows import StreamRows
+from callbacks._nexus_rows import EventKeys, StreamRows
 from callbacks._swmr import SwmrNexusFile
 
 __all__ = ["FrameMode", "NexusRun", "file_name"]
@@ -91,7 +91,7 @@ class NexusRun:
         self._began = float(start["time"])
         self._tree = make_tree(start, file_name=self.path.name, virtual=frames == "virtual")
         self._streams: dict[str, StreamRows] = {}
-        self._by_descriptor: dict[str, tuple[StreamRows, frozenset[str]]] = {}
+        self._by_descriptor: dict[str, tuple[StreamRows, EventKeys]] = {}
         self._resources_seen: set[tuple[str, str]] = set()
         self._failure: StorageError | None = None
         self._refused = 0
@@ -187,27 +187,37 @@ class NexusRun:
             stream, expected = self._tree.streams[name], self._tree.expected_rows(name)
             rows = self._streams[name] = StreamRows(stream, self._file, self._began, expected)
         keys = self._tree.streams[name].keys
-        required = frozenset(key for key in doc["data_keys"] if keys[key].external != "stream")
+        required = EventKeys(key for key in doc["data_keys"] if keys[key].external != "stream")
         self._by_descriptor[doc["uid"]] = rows, required
         self._add(tree)
         self._commit()
 
     def _event(self, doc: Document) -> None:
-        rows, keys = self._rows_of("event", doc)
-        if not (keys.issubset(doc["data"]) and keys.issubset(doc["timestamps"])):
-            raise self._incomplete(rows, keys, doc, f"event {doc['seq_num']}")
+        found = self._by_descriptor.get(doc["descriptor"])
+        rows, keys = found or self._unknown("event", doc)
+        if rows.datum_keys:
+            self._link_classic_frames(rows, doc)
         if self._failure is not None:
             self._refuse(1)
-        if rows.take(doc, keys) or time.monotonic() - self._flushed >= self._interval:
+        try:
+            enough = rows.take(doc, keys)
+        except KeyError:
+            if keys.names.issubset(doc["data"]) and keys.names.issubset(doc["timestamps"]):
+                raise
+            raise self._incomplete(rows, keys, doc, f"event {doc['seq_num']}") from None
+        if enough or time.monotonic() - self._flushed >= self._interval:
             self._flush()
 
     def _event_page(self, doc: Document) -> None:
         count = len(doc["seq_num"])
         if not count:
             return
-        rows, keys = self._rows_of("event_page", doc)
+        found = self._by_descriptor.get(doc["descriptor"])
+        rows, keys = found or self._unknown("event_page", doc)
+        if rows.datum_keys:
+            self._link_classic_frames(rows, doc)
         for part in (doc["data"], doc["timestamps"]):
-            if any(key not in part or len(part[key]) != count for key in keys):
+            if any(key not in part or len(part[key]) != count for key in keys.names):
                 which = f"events {doc['seq_num'][0]} to {doc['seq_num'][-1]}"
                 raise self._incomplete(rows, keys, doc, which)
         if self._failure is not None:
@@ -215,22 +225,18 @@ class NexusRun:
         if rows.take_page(doc, keys) or time.monotonic() - self._flushed >= self._interval:
             self._flush()
 
-    def _rows_of(self, name: str, doc: Document) -> tuple[StreamRows, frozenset[str]]:
-        """Find the stream of events and the data keys that they must have."""
-        found = self._by_descriptor.get(doc["descriptor"])
-        if found is None:
-            raise MissingError(
-                f"run {self.uid[:8]}: an {name} refers to descriptor {doc['descriptor']}, which "
-                "was never received; it is not in the file."
-            )
-        if found[0].datum_keys:
-            self._link_classic_frames(found[0], doc)
-        return found
+    def _unknown(self, name: str, doc: Document) -> NoReturn:
+        raise MissingError(
+            f"run {self.uid[:8]}: an {name} refers to descriptor {doc['descriptor']}, which "
+            "was never received; it is not in the file."
+        )
 
     def _incomplete(
-        self, rows: StreamRows, keys: frozenset[str], doc: Document, which: str
+        self, rows: StreamRows, keys: EventKeys, doc: Document, which: str
     ) -> DocumentError:
-        missing = sorted(k for k in keys if k not in doc["data"] or k not in doc["timestamps"])
+        missing = sorted(
+            k for k in keys.names if k not in doc["data"] or k not in doc["timestamps"]
+        )
         what = "data keys with another number of values than there are events"
         if missing:
             what = f"no value or no time stamp for data key {missing[0]!r}"

@@ -3,11 +3,11 @@
 HDF5 writes what it flushes in no safe order: the index of a data set may be on disk before the
 superblock that says how long the file is, and a process killed in between leaves a file whose
 newest chunks can't be read, or whose index can't (12 of 600 kills in a writer that flushes all the
-time; 0 of 240 with this class). Here its writes are collected in memory, in pages, and `commit`
-writes them: first what lies beyond the old end, then the superblock, then the pages that were
-there before. Space on the disk is reserved before anything is written, so that a full disk is an
-error that leaves the file as it was. The file has no name until its first commit: one that a killed
-process had just begun never appears.
+time; 0 of 240 with this class). Here its writes are collected in memory, and `commit` writes them:
+first what lies beyond the old end, then the superblock, then the pages that were there before.
+Space on the disk is reserved before anything is written, so that a full disk is an error that
+leaves the file as it was. The file has no name until its first commit: one that a killed process
+had just begun never appears.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ class OrderedFile:
         self._path: Path | None = path
         self._descriptor, self._hidden = _without_name(path)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._pages: dict[int, bytearray] = {}
         self._position = 0
         self._size = 0
         self._committed = 0
+        #: What is beyond the end on disk, and pages of what is before it that have changed.
+        self._fresh = bytearray()
+        self._pages: dict[int, bytearray] = {}
         self._reserved = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -70,25 +72,39 @@ class OrderedFile:
     def write(self, data: Any) -> int:
         """Keep bytes for the next commit."""
         view = memoryview(data).cast("B")
-        done, length = 0, len(view)
-        while done < length:
-            number, inside = divmod(self._position + done, _PAGE)
-            count = min(_PAGE - inside, length - done)
-            page = self._pages.get(number)
-            if page is None:
-                page = self._pages[number] = self._page_on_disk(number, partly=count < _PAGE)
-            page[inside : inside + count] = view[done : done + count]
-            done += count
+        start, length = self._position, len(view)
+        before = max(0, min(self._committed - start, length))
+        if before:
+            self._change(start, view[:before])
+        if before < length:
+            self._extend(start + before - self._committed, view[before:])
         self._position += length
         if length:
             self._size = max(self._size, self._position)
         return length
 
-    def _page_on_disk(self, number: int, *, partly: bool) -> bytearray:
-        page = bytearray(_PAGE)
-        if partly and number * _PAGE < self._committed:
-            found = os.pread(self._descriptor, _PAGE, number * _PAGE)
-            page[: len(found)] = found
+    def _extend(self, offset: int, view: memoryview) -> None:
+        fresh = self._fresh
+        if offset > len(fresh):
+            fresh.extend(bytes(offset - len(fresh)))
+        fresh[offset : offset + len(view)] = view
+
+    def _change(self, start: int, view: memoryview) -> None:
+        done, length = 0, len(view)
+        while done < length:
+            number, inside = divmod(start + done, _PAGE)
+            count = min(_PAGE - inside, length - done)
+            page = self._pages.get(number)
+            if page is None:
+                page = self._pages[number] = self._page_on_disk(number)
+            page[inside : inside + count] = view[done : done + count]
+            done += count
+
+    def _page_on_disk(self, number: int) -> bytearray:
+        start = number * _PAGE
+        page = bytearray(min(_PAGE, self._committed - start))
+        found = os.pread(self._descriptor, len(page), start)
+        page[: len(found)] = found
         return page
 
     def readinto(self, buffer: Any) -> int:
@@ -97,17 +113,18 @@ class OrderedFile:
         start, length = self._position, len(view)
         if not length:
             return 0
-        found = os.pread(self._descriptor, length, start)
+        before = max(0, min(self._committed - start, length))
+        found = os.pread(self._descriptor, before, start)
+        first = max(0, start - self._committed)
+        found += bytes(before - len(found)) + self._fresh[first : first + length - before]
         view[: len(found)] = found
         view[len(found) :] = bytes(length - len(found))
-        for number in range(start // _PAGE, (start + length - 1) // _PAGE + 1):
+        for number in range(start // _PAGE, -(-(start + before) // _PAGE)):
             page = self._pages.get(number)
             if page is not None:
-                first = max(number * _PAGE, start)
-                last = min((number + 1) * _PAGE, start + length)
-                view[first - start : last - start] = page[
-                    first - number * _PAGE : last - number * _PAGE
-                ]
+                at = number * _PAGE
+                begin, end = max(at, start), min(at + len(page), start + before)
+                view[begin - start : end - start] = page[begin - at : end - at]
         self._position += length
         return length
 
@@ -133,21 +150,21 @@ class OrderedFile:
         OSError
             If there is no space, or the disk fails. The commit may be tried again.
         """
-        if self._pages:
+        if self._pages or self._fresh:
             self._write_all()
         self._give_name()
 
     def _write_all(self) -> None:
         self._reserve()
-        fresh = -(-self._committed // _PAGE)
-        numbers = sorted(self._pages)
-        beyond = [number for number in numbers if number >= fresh]
-        superblock = [number for number in numbers if number == 0 and number < fresh]
-        before = [number for number in numbers if 0 < number < fresh]
-        for group in (beyond, superblock, before):
+        del self._fresh[max(0, self._size - self._committed) :]
+        self._write_at(self._committed, self._fresh)
+        superblock = [number for number in self._pages if number == 0]
+        others = sorted(number for number in self._pages if number)
+        for group in (superblock, others):
             for run in _consecutive(group):
-                self._write_pages(run)
+                self._write_at(run[0] * _PAGE, b"".join(self._pages[number] for number in run))
         self._committed = max(self._committed, self._size)
+        self._fresh = bytearray()
         self._pages.clear()
 
     def _give_name(self) -> None:
@@ -187,12 +204,11 @@ class OrderedFile:
                 self._reserved = max(self._reserved, extent)
                 return
 
-    def _write_pages(self, numbers: Sequence[int]) -> None:
-        data = memoryview(b"".join(self._pages[number] for number in numbers))
-        offset = numbers[0] * _PAGE
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+    def _write_at(self, offset: int, data: bytes | bytearray) -> None:
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._descriptor, left, offset)
+            left, offset = left[written:], offset + written
 
     def close(self) -> None:
         """Commit, cut to size, and wait until the disk has it.
@@ -211,6 +227,7 @@ class OrderedFile:
 
     def abandon(self) -> None:
         """Let go of the file as it is on disk; what was not committed is lost."""
+        self._fresh = bytearray()
         self._pages.clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)
