@@ -99,9 +99,11 @@ def _add(total: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
 
 
 @compiled
-def _copy(values: npt.NDArray[Any], into: npt.NDArray[Any]) -> None:
-    for p in range(TILE):
-        into[p] = values[p]
+def _copy(rows: npt.NDArray[Any], into: npt.NDArray[Any]) -> None:
+    for t in range(rows.shape[0]):
+        row, own = rows[t], into[t]
+        for p in range(TILE):
+            own[p] = row[p]
 
 
 @compiled
@@ -219,8 +221,7 @@ def correlate_block(
             number = new[level]
             if number == 0:
                 break
-            for t in range(HISTORY):
-                _copy(ring[tile, level, t], own[t])
+            _copy(ring[tile, level], own)
             seen[tile, level] |= np.uint32(every)
             largest = np.uint64(seen[tile, level])
             chunk = number
@@ -235,18 +236,18 @@ def correlate_block(
             for lag in range(first_lag[level], HISTORY, 4):
                 sums = products[tile, row : row + 4]
                 if chunk >= 4 or chunk == number:
-                    begin = HISTORY
+                    begin = np.int64(HISTORY)
                     while begin < end:
                         stop = min(begin + chunk, end)
                         narrow[:] = 0
                         _add_products(own, begin, stop, lag, narrow)
-                        for i in range(4):
+                        for i in range(sums.shape[0]):
                             _add(sums[i], narrow[i])
                         begin = stop
                 else:
-                    _add_large_products(own, HISTORY, end, lag, sums)
+                    _add_large_products(own, np.int64(HISTORY), end, lag, sums)
                 if head.shape[1]:
-                    for i in range(4):
+                    for i in range(sums.shape[0]):
                         _add_unpaired(
                             own,
                             exists[level],
@@ -273,6 +274,5 @@ def correlate_block(
                     _add(lost[tile, level], own[t + 1])
                 t += 2
             every = _any_bits(bits)
-            for t in range(HISTORY):
-                _copy(own[t + number], ring[tile, level, t])
+            _copy(own[number : HISTORY + number], ring[tile, level])
     return starts.shape[0]
