@@ -37,7 +37,11 @@ def check_nexus(path: Path, validators: BothValidators | None = None) -> Report:
     with h5py.File(path, "r", locking=False) as file:
         claims = list(_claims(file))
         report.add(_unfinished(path, file), "completed by its writer")
-        report.add(plot_problems(file), "has a default plot")
+        empty = has_nothing_to_plot(file)
+        report.add(
+            () if empty else plot_problems(file),
+            "has no default plot, as no numbers were recorded" if empty else "has a default plot",
+        )
         report.add(_missing_files(path, file), "every file that it refers to is there")
     if not installed():
         report.lines.append(
@@ -157,6 +161,30 @@ def _unfinished(path: Path, file: Any) -> Iterator[str]:
             yield f"{entry.name} has no end_time: its writer did not complete it."
     if not any(_nx_class(node) == "NXentry" for node in file.values() if node is not None):
         yield "the file has no NXentry: it is no NeXus file."
+
+
+def has_nothing_to_plot(file: Any) -> bool:
+    """Whether the entries of an open NeXus file have no NXdata group and no log of numbers."""
+    entries = [node for node in file.values() if _nx_class(node) == "NXentry"]
+    return bool(entries) and not any(
+        _nx_class(group) == "NXdata"
+        or (_nx_class(group) == "NXlog" and _is_numeric(_get(group, "value")))
+        for entry in entries
+        for group in _groups(entry)
+    )
+
+
+def _is_numeric(node: Any) -> bool:
+    return isinstance(node, h5py.Dataset) and node.dtype.kind in "iufb"
+
+
+def _groups(group: Any) -> Iterator[Any]:
+    for name in group:
+        if group.get(name, getclass=True, getlink=True) is h5py.HardLink:
+            node = group[name]
+            if isinstance(node, h5py.Group):
+                yield node
+                yield from _groups(node)
 
 
 def plot_problems(file: Any) -> list[str]:

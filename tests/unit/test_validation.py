@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from nexus_documents import feed, line_run, stills_run, xafs_run
+from nexus_documents import Run, feed, line_run, stills_run, xafs_run
 from test_cxi_writer import frame, frame_file, stills
 
 from beamline.cli import main
@@ -172,6 +172,19 @@ def test_a_plot_that_cannot_be_drawn_is_named(tmp_path: Path, kind: str):
         assert plot_problems(file) == []
         change(file)
         assert words in " ".join(plot_problems(file))
+
+
+def test_a_run_that_recorded_nothing_needs_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("beamline.validation.nexus.installed", lambda: False)
+    run = Run(plan_name="count", num_points=0)
+    path = nexus(tmp_path / "a", [run.begin(), run.stop()])
+    assert (True, "has no default plot, as no numbers were recorded") in check_file(path).lines
+    path = nexus(tmp_path / "b", line_run())
+    with h5py.File(path, "r+") as file:
+        del file["entry/data"]
+        assert "which is not there" in " ".join(plot_problems(file))
+        del file["entry"].attrs["default"]
+    assert any("nothing is drawn" in line for good, line in check_file(path).lines if not good)
 
 
 def test_missing_frames_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
