@@ -380,3 +380,15 @@ def feed(consumer: Any, documents: Iterable[Document]) -> list[Document]:
     for name, doc in kept:
         consumer(name, doc)
     return kept
+
+
+def with_counter(documents: Iterable[Document]) -> Iterator[Document]:
+    """The same run with a counter beside the frames, which has a plot of its own."""
+    for name, doc in documents:
+        if name == "descriptor" and doc["name"] == "primary":
+            doc["data_keys"]["i0"] = {**number("counts"), "object_name": "counters"}
+            doc["object_keys"]["counters"] = ["i0"]
+            doc["hints"]["counters"] = {"fields": ["i0"]}
+        elif name == "event":
+            doc["data"]["i0"], doc["timestamps"]["i0"] = 5.0, doc["time"]
+        yield name, doc

@@ -39,12 +39,17 @@ def lay_out_plot(builder: Builder, stream: Stream, name: str = "data") -> None:
     Parameters
     ----------
     name
-        Of the group in the entry; "data" is the default plot.
+        Of the group in the entry; "data" is the default plot. "NAME/data" is one in an NXsubentry
+        of its own: some definitions ask of every NXdata of the entry what they want of their own.
     """
     path = f"{ENTRY}/{name}"
     signals = _signals(builder, stream)
     if not signals:
         return
+    parent = path.rpartition("/")[0]
+    if parent != ENTRY:
+        builder.group(parent, "NXsubentry", default="data")
+        builder.field(f"{parent}/title", builder.title)
     fields = _axes(builder, stream)
     order = grid_of(builder.start, fields)
     if order is not None and all(stream.keys[name].is_scalar for name in signals):

@@ -200,7 +200,7 @@ class RunTree:
         if not has_plot and not show_frames:
             lay_out_plot(builder, stream)
         elif self._claim is not None and self._claim.definition == "NXsas":
-            lay_out_plot(builder, stream, "scan")
+            lay_out_plot(builder, stream, "scan/data")
         if self._claim is not None:
             self._claim.offer(builder, stream)
         for key, described in stream.keys.items():

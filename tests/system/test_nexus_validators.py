@@ -21,6 +21,7 @@ from nexus_documents import (
     mesh_run,
     powder_run,
     stills_run,
+    with_counter,
     xafs_run,
 )
 from nexus_validators import COMMUNITY, OFFICIAL, BothValidators, complaints, default_plot
@@ -57,6 +58,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "powder": powder_run(),
         "powder_without_theta": powder_run(with_theta=False),
         "saxs": stills_run(frames, configuration=detector_configuration()),
+        "saxs_scan": with_counter(stills_run(frames, configuration=detector_configuration())),
     }
     made = {}
     for kind, documents in kinds.items():
@@ -91,7 +93,9 @@ def test_nothing_else_is_unknown_to_the_definitions(
     assert [p for p in verdict.undocumented if not p.startswith(KNOWN_TO_NOBODY)] == []
 
 
-@pytest.mark.parametrize("kind", ["line", "mesh", "aborted_mesh", "stills", "powder", "saxs"])
+@pytest.mark.parametrize(
+    "kind", ["line", "mesh", "aborted_mesh", "stills", "powder", "saxs", "saxs_scan"]
+)
 def test_other_scans_are_made_of_valid_base_classes(
     files: dict[str, Path], validators: BothValidators, kind: str
 ):
@@ -108,6 +112,7 @@ def test_other_scans_are_made_of_valid_base_classes(
         ("powder", "NXmonopd"),
         ("powder_without_theta", "NXmonopd"),
         ("saxs", "NXsas"),
+        ("saxs_scan", "NXsas"),
         ("exported", "NXsas"),
     ],
 )

@@ -21,6 +21,7 @@ from nexus_documents import (
     number,
     powder_run,
     stills_run,
+    with_counter,
     xafs_run,
 )
 
@@ -560,6 +561,16 @@ def test_the_mode_of_the_detector_decides(mode: Any, claimed: bool):
     described["enum_strs"] = ["Still", "SAXS", "Speckle"]
     tree = tree_of(stills_run(Path("/f.h5"), configuration=configuration))
     assert ("/entry/definition" in tree) == claimed
+
+
+def test_a_small_angle_entry_has_one_plot_and_a_scan_has_its_own():
+    documents = stills_run(Path("/f.h5"), configuration=detector_configuration())
+    tree = tree_of(with_counter(documents))
+    assert value(tree, "/entry/definition") == "NXsas"
+    plots = [path for path, n in tree.items() if isinstance(n, Group) and n.nx_class == "NXdata"]
+    assert sorted(plots) == ["/entry/data", "/entry/scan/data"]
+    assert tree["/entry/scan"].nx_class == "NXsubentry"
+    assert attributes(tree, "/entry/scan/data")["signal"] == "i0"
 
 
 def test_a_geometry_that_the_user_states_goes_first():
