@@ -31,7 +31,7 @@ _MAX_PIXELS = 2**28
 
 
 def read_geometry(
-    path: Path,
+    path: str | Path,
     *,
     distance_m: float | None = None,
     stack_shape: tuple[int, int, int] | None = None,
@@ -59,6 +59,7 @@ def read_geometry(
     GeometryError
         If `stack_shape` does not fit.
     """
+    path = Path(path)
     text = read_text(path)
     if not text.panels:
         raise FileFormatError(f"the geometry {path} has no panel: no line like 'p0/min_fs = 0'.")

@@ -95,7 +95,7 @@ class CXIFile:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         *,
         detector: Detector,
         dtype: npt.DTypeLike,
@@ -109,7 +109,7 @@ class CXIFile:
         block_bytes: int = 64_000_000,
         block_time: float = 2.0,
     ) -> None:
-        self.path = path
+        self.path = path = Path(path)
         self.detector = detector
         self.dtype = np.dtype(dtype)
         self.max_num_peak = max_num_peak

@@ -119,15 +119,15 @@ def _decimal(value: float, panel: str, *, sign: bool = False) -> str:
 
 
 def write_geometry(
-    path: Path, detector: Detector, *, mask: bool = False, clen: bool = False
+    path: str | Path, detector: Detector, *, mask: bool = False, clen: bool = False
 ) -> None:
     """Write `crystfel_geometry` to a file (replaced as a whole)."""
-    _replace(path, crystfel_geometry(detector, mask=mask, clen=clen))
+    _replace(Path(path), crystfel_geometry(detector, mask=mask, clen=clen))
 
 
-def write_list(path: Path, files: Iterable[Path]) -> None:
+def write_list(path: str | Path, files: Iterable[str | Path]) -> None:
     """Write the list of files that ``indexamajig -i`` takes: absolute paths, one per line."""
-    _replace(path, "".join(f"{file.resolve()}\n" for file in files))
+    _replace(Path(path), "".join(f"{Path(file).resolve()}\n" for file in files))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamline.core.errors import FileFormatError, StorageError
+from beamline.crystallography.cxi import CXIFile
 from beamline.crystallography.geometry import (
     BadRegion,
     Detector,
@@ -18,6 +19,7 @@ from beamline.crystallography.geometry import (
     crystfel_geometry,
     read_geometry,
     write_geometry,
+    write_list,
 )
 
 
@@ -335,6 +337,16 @@ def test_whatever_a_file_holds_is_read_or_named(tmp_path_factory, data):
     except FileFormatError:
         return
     assert np.array_equal(found.to_slab(found.to_stack(1 - found.mask())), 1 - found.mask())
+
+
+def test_paths_may_be_text(tmp_path):
+    detector = Detector((4, 4), 0.1, (1e-4, 1e-4), (1.0, 1.0))
+    write_geometry(f"{tmp_path}/a.geom", detector, clen=True)
+    assert read_geometry(f"{tmp_path}/a.geom").shape == (4, 4)
+    write_list(f"{tmp_path}/a.lst", [f"{tmp_path}/a.cxi"])
+    assert (tmp_path / "a.lst").read_text() == f"{(tmp_path / 'a.cxi').resolve()}\n"
+    file = CXIFile(f"{tmp_path}/a.cxi", detector=detector, dtype="u2", max_num_peak=5)
+    assert file.close(end_time="", exit_status="success") == tmp_path / "a.cxi"
 
 
 def test_a_geometry_that_cannot_be_written_is_one_sentence(tmp_path):
