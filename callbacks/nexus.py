@@ -54,7 +54,7 @@ class NeXusWriter:
 
     Parameters
     ----------
-    path
+    filename
         Directory for the files of runs, or the file to write; made if it is missing.
     mode
         Of a file: "w" (default) replaces one that is there, "w-" refuses to, "a" adds entries to
@@ -98,7 +98,7 @@ class NeXusWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        filename: str | os.PathLike[str],
         mode: Mode | None = None,
         compression: int | None = None,
         *,
@@ -114,7 +114,7 @@ class NeXusWriter:
             raise ConfigurationError(
                 f"flush_interval must be greater than 0 s, found {flush_interval!r}."
             )
-        given = Path(path).absolute()
+        given = Path(filename).absolute()
         by_hand = mode is not None or (given.suffix.lower() in _FILE_ENDINGS and not given.is_dir())
         self.directory = given.parent if by_hand else given
         self.files: list[Path] = []

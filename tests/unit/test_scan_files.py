@@ -262,8 +262,8 @@ def test_modes(tmp_path: Path):
     line(5).to_nexus(path)
     with pytest.raises(StorageError, match="exists already"):
         NeXusWriter(path, mode="w-")
-    with NeXusWriter(path, mode="w") as writer:
-        writer.write_scan(line(7))
+    with NeXusWriter(filename=path, mode="w", compression=1) as writer:
+        writer.write_scan(scan_data=line(7), title=None, scan_type="linear")
     with h5py.File(path) as file:
         assert file["entry/data/i0"].shape == (7,)
     path.write_text("no")
