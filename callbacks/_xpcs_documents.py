@@ -48,6 +48,8 @@ class G2Run:
         self._consumers = list(consumers)
         metadata = {
             "plan_name": "g2",
+            # Bluesky's LiveTable ends with it.
+            "plan_type": "analysis",
             "technique": "XPCS",
             "analysis_of": str(start["uid"]),
             "hints": {"dimensions": [(["time"], "g2")]},

@@ -146,6 +146,8 @@ class Q2Source:
             **_clean(known),
             "scan_id": number,
             "plan_name": "q2_inference",
+            # Bluesky's LiveTable ends with it.
+            "plan_type": "stream",
             "plan_args": {},
             "motors": [],
             "detectors": [IMAGE],

@@ -2,6 +2,7 @@
 
 import event_model
 import pytest
+from bluesky.callbacks import LiveTable
 from q2_items import geometry_file, make
 
 from beamline.crystallography.geometry import read_geometry
@@ -90,6 +91,20 @@ def test_the_sample_of_the_source_run_is_that_of_the_inference_run(tmp_path, det
     start = docs[0][1]
     assert start["sample"] == {"name": "lysozyme"}
     assert start["source_metadata"] == {"sample": "lysozyme", "plan_name": "mesh_scan"}
+
+
+def test_blueskys_own_live_table_shows_the_hit_rate(tmp_path, detector):
+    lines = []
+    table = LiveTable(["n_peaks", "hit_rate"], out=lines.append)
+    source = Q2Source([table], {}, detector, RunMetadata(), tmp_path / "metadata.json")
+    for number, spots in ((1, 15), (2, 2)):
+        source.events(processed(detector, number, run="r1", spots=spots)[0])
+    source.finish()
+    assert source.errors == 0
+    text = "\n".join(lines)
+    assert "hit_rate" in text
+    assert "0.500" in text
+    assert "stream q2_inference" in text
 
 
 def test_a_consumer_that_fails_harms_no_other(tmp_path, detector):
