@@ -118,6 +118,7 @@ class XPCSRun:
         self._version = -1
         self._unfit = ""
         self._without_counts = 0
+        self._unsound = False
         self._part = 0
         self._g2: G2Run | None = None
         self._plot: PlotThread | None = None
@@ -141,9 +142,9 @@ class XPCSRun:
                 self._feed.add(name, doc)
                 self._advance()
             except Exception as error:
-                # What follows would be correlated with a part missing.
-                self._over = True
-                self._give_up(error)
+                if self._unsound:
+                    self._over = True
+                    self._give_up(error)
                 raise
             return
         self._over = True
@@ -172,6 +173,7 @@ class XPCSRun:
     # ---- frames
 
     def _advance(self, *, final: bool = False) -> None:
+        problem: Exception | None = None
         for item in self._feed.ready(final=final):
             self._look_for_partition()
             analysis = self._analysis
@@ -182,13 +184,20 @@ class XPCSRun:
                 self._skip(analysis, item)
             else:
                 self._restart(analysis, item)
-            self._show_progress()
+            try:
+                self._show_progress()
+            except Exception as error:  # noqa: BLE001  (raised below, once all frames are taken)
+                problem = error
+        if problem is not None:
+            raise problem
         self._show_progress()
 
     def _take(self, analysis: XPCSAnalysis, block: FrameBlock) -> None:
         try:
             analysis.take(block.frames, block.pixels, block.first)
         except CorrelationOverflowError:
+            # What follows would be correlated with a part missing.
+            self._unsound = True
             raise
         except CorrelationError as error:
             # Nothing of the block was taken; the frames without fault are.

@@ -10,8 +10,9 @@ import pytest
 from simulated_beamline import Documents
 from xpcs_documents import SHAPE, Series, frames_of
 
-from beamline.core.errors import ConfigurationError
+from beamline.core.errors import ConfigurationError, CorrelationOverflowError, StorageError
 from beamline.documents.consumers import ConsumerError
+from beamline.xpcs.analysis import XPCSAnalysis
 from beamline.xpcs.hdf5_facade import HDF5Facade
 from beamline.xpcs.partitions import PartitionError
 from beamline.xpcs.reference import ReferenceMultiTau
@@ -179,6 +180,44 @@ def test_frames_that_hold_no_counts_are_left_out_as_missing(tmp_path, writer, mo
     (error,) = writer.errors
     assert "its frame 7 is left out" in str(error)
     assert "nan in the pixel ss 10, fs 10" in str(error)
+
+
+def test_a_consumer_of_g2_that_fails_costs_no_frame(tmp_path, writer, docs):
+    frames = frames_of(40)
+
+    def full(name, doc):
+        if name == "event":
+            raise StorageError("the disk is full.")
+        return docs(name, doc)
+
+    writer = XPCSWriter(tmp_path / "xpcs", n_dynamic=3, n_static=6, levels=3, interval=0,
+                        plot_interval=0, sinks=[full])  # fmt: skip
+    series = Series(tmp_path, writer)
+    numbers = [*range(10), *range(12, 42)]
+    series.write(frames, numbers)
+    with pytest.raises(ConsumerError, match="the disk is full"):
+        series.refer()
+    assert writer.statistics["frames"] == 40
+    assert writer.statistics["missing"] == 2
+
+
+def test_counts_that_are_too_large_end_the_analysis_and_say_so(tmp_path, writer, docs, monkeypatch):
+    taken = []
+
+    def take(self, frames, pixels, first):
+        taken.append(len(frames))
+        raise CorrelationOverflowError("too large.")
+
+    monkeypatch.setattr(XPCSAnalysis, "take", take)
+    series = Series(tmp_path, writer)
+    series.write(frames_of(20))
+    with pytest.raises(ConsumerError, match="too large"):
+        series.refer(10)
+    series.refer()
+    series.stop()
+    assert taken == [10]
+    assert docs.stop["exit_status"] == "fail"
+    assert not writer.files
 
 
 def test_frames_that_are_late_are_waited_for(tmp_path, writer):
