@@ -178,7 +178,8 @@ class _HitMapRun:
             self._finish(doc)
 
     def _take(self, data: Mapping[str, Any], number: int) -> None:
-        if data.get("verdict") == "refused":
+        # Of these nobody knows whether they are hits.
+        if data.get("verdict") in ("refused", "lost"):
             return
         peaks = float(data["n_peaks"])
         hit = float(data.get("hit", peaks >= self._owner.min_num_peak))

@@ -18,6 +18,7 @@ from beamline.crystallography.geometry import Detector, write_geometry
 from beamline.documents.consumers import Consumer
 from beamline.streaming.cluster import connected
 from beamline.streaming.config import RaySettings
+from beamline.streaming.models import check_model
 from beamline.streaming.pipeline import PipelineReport, run_pipeline
 from beamline.streaming.pipeline_config import PipelineConfig
 from callbacks.hit_map import HitMap
@@ -74,6 +75,8 @@ class HitFinding:
 
     Raises
     ------
+    ConfigurationError
+        If there is no such model.
     ConnectionLostError
         If there is no cluster.
     """
@@ -93,6 +96,7 @@ class HitFinding:
         consumers: Iterable[Consumer] = (),
         **feeder: Any,
     ) -> None:
+        check_model(model, model_options or {})
         self.directory = Path(directory)
         self.map = HitMap(self.directory, x=x, y=y, min_num_peak=min_num_peak)
         self.report: PipelineReport | None = None

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from silx.io.nxdata import get_default
 
+from beamline.core.errors import ConfigurationError
+from beamline.crystallography.geometry import Detector
 from callbacks.hit_map import HitMap, make_map
+from callbacks.raster import HitFinding
 
 RNG = np.random.default_rng(3)
 X, Y = np.linspace(-300.0, 300.0, 7), np.linspace(100.0, 400.0, 4)
@@ -94,13 +97,20 @@ def test_frames_of_one_cell_are_averaged_and_those_without_a_position_left_out()
     assert made.hit_fraction.tolist() == [[0.5, 0.0]]
 
 
-def test_what_the_writer_refused_is_no_frame(tmp_path):
+def test_what_the_writer_refused_or_lost_is_no_frame(tmp_path):
     x, y, peaks = points()
-    verdicts = ["refused", *["not_hit"] * 27]
+    verdicts = ["refused", "lost", *["not_hit"] * 26]
     hit_map = HitMap(tmp_path)
     run(hit_map, documents(x, y, peaks, pages=True, verdict=verdicts, hit=[False] * 28))
-    assert hit_map.maps["run-1"].frames.sum() == 27
+    assert hit_map.maps["run-1"].frames.sum() == 26
     assert np.nansum(hit_map.maps["run-1"].hit_fraction) == 0
+
+
+def test_hits_are_not_looked_for_with_a_model_that_is_none(tmp_path):
+    detector = Detector((8, 8), 0.1, (1e-4, 1e-4), (1.0, 1.0))
+    with pytest.raises(ConfigurationError, match="no model 'peaknet'"):
+        HitFinding(tmp_path / "hits", detector, model="peaknet")
+    assert not (tmp_path / "hits").exists()
 
 
 def test_a_run_without_positions_gives_no_map(tmp_path):
