@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from beamline.catalog._watch import RUNNING, state
+from beamline.catalog._watch import RUNNING, ChangedDays, state
 from beamline.core.errors import FileFormatError
 from beamline.documents import Journal
 
@@ -30,19 +30,14 @@ class Recording:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._seen_days: dict[Path, int] = {}
+        self._changed = ChangedDays()
         self._ended: set[Path] = set()
         self._open: set[Path] = set()
 
     def now(self) -> bool:
         """Whether some process is writing a run at present."""
         # The clock's zone may have changed between two days; earlier ones are over.
-        for day in self._journal.days()[:2]:
-            with contextlib.suppress(OSError):
-                changed = day.stat().st_mtime_ns
-                if self._seen_days.get(day) != changed:
-                    self._seen_days[day] = changed
-                    self._open |= set(self._journal.files(day)) - self._ended
+        self._open |= set(self._changed.files(self._journal.days()[:2])) - self._ended
         for path in sorted(self._open, reverse=True):
             try:
                 if state(path)[0] == RUNNING:

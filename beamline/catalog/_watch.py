@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from beamline.catalog._ledger import COMPLETE, INCOMPLETE, Entry
 from beamline.core.errors import FileFormatError
 from beamline.documents import Journal
 from beamline.documents._records import JournalReader
+from beamline.documents._store import changed_at
 
-__all__ = ["RUNNING", "Watch", "state"]
+__all__ = ["RUNNING", "ChangedDays", "Watch", "state"]
 
 RUNNING = "running"
 
@@ -32,6 +34,21 @@ def state(path: Path) -> tuple[str, int]:
         return (RUNNING if running else INCOMPLETE), reader.size
 
 
+class ChangedDays:
+    """Remembers which days of a journal have been looked at."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, int] = {}
+
+    def files(self, days: Iterable[Path]) -> Iterator[Path]:
+        """Yield the journal files of those days that have changed since the last look."""
+        for day in days:
+            changed = changed_at(day)
+            if self._seen.get(day) != changed:
+                self._seen[day] = changed
+                yield from Journal.files(day)
+
+
 class Watch:
     """Follows a journal directory without reading what it has seen.
 
@@ -43,21 +60,16 @@ class Watch:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._seen_days: dict[Path, int] = {}
+        self._changed = ChangedDays()
         # Files that are not done with, and the size at which they could not be read.
         self._open: dict[Path, int] = {}
         self._settled: set[Path] = set()
 
     def ready(self, known: dict[str, Entry]) -> list[Path]:
         """Return files of runs that have ended and that `known` does not have, oldest first."""
-        for day in self._journal.days():
-            changed = day.stat().st_mtime_ns
-            if self._seen_days.get(day) == changed:
-                continue
-            self._seen_days[day] = changed
-            for path in self._journal.files(day):
-                if path not in self._settled:
-                    self._open.setdefault(path, -1)
+        for path in self._changed.files(self._journal.days()):
+            if path not in self._settled:
+                self._open.setdefault(path, -1)
         return [path for path in sorted(self._open) if self._is_ready(path, known)]
 
     def done(self, path: Path) -> None:

@@ -18,16 +18,15 @@ import collections
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import zmq
 
 from beamline.core.errors import ConfigurationError, FileFormatError
-from beamline.documents._network_tail import JournalTail, summary
+from beamline.documents._network_runs import OfferedRuns, line
+from beamline.documents._network_tail import JournalTail
 from beamline.documents._network_wire import (
     OPEN,
     VERSION,
@@ -37,7 +36,6 @@ from beamline.documents._network_wire import (
     message,
     read_message,
 )
-from beamline.documents._records import SUFFIX
 from beamline.documents._store import Journal
 
 __all__ = ["Publisher"]
@@ -46,12 +44,9 @@ _log = logging.getLogger(__name__)
 
 _WINDOW_BYTES = 32 * 2**20
 _BEAT = 0.25  # seconds
-# Seconds between two looks: while a run is open, while none is, and for new or old days.
-_LOOK, _LOOK_IDLE, _LOOK_ALL = 0.005, 0.05, 10.0
-_RECENT = 60.0  # seconds that a run that has ended is still announced
-_RECENT_DAYS = 3
+# Seconds between two looks: while a run is open, and while none is.
+_LOOK, _LOOK_IDLE = 0.005, 0.05
 _DRAIN = 10.0  # seconds
-_COARSE = 100_000_000  # ns
 
 
 class _Follow:
@@ -117,7 +112,7 @@ class Publisher:
     def __init__(
         self, journal: Path, address: str = "tcp://127.0.0.1:0", *, batch: int = 64
     ) -> None:
-        self._journal = Journal(journal)
+        self._runs = OfferedRuns(Journal(journal))
         self._batch = batch
         self._id = uuid.uuid4().hex
         self._began = time.time()
@@ -140,15 +135,9 @@ class Publisher:
                 "address (setting callbacks_address)."
             ) from None
         self.address = str(self._socket.get_string(zmq.LAST_ENDPOINT))
-        self._tails: dict[str, JournalTail] = {}
-        self._seen: dict[Path, tuple[int, frozenset[str]]] = {}
-        self._bad: set[Path] = set()
         self._noted: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._clients: dict[bytes, _Client] = {}
-        self._looked = self._looked_at_all = self._beaten = 0.0
-        self._first_look = True
-        self._days: list[Path] = []
-        self._days_changed = -1
+        self._looked = self._beaten = 0.0
         self._handlers: dict[str, Callable[[bytes, _Client, dict[str, Any]], None]] = {
             "hello": self._hello,
             "follow": self._follow,
@@ -169,7 +158,7 @@ class Publisher:
                 stopped = stopped or time.monotonic()
                 if not self._draining(time.monotonic() - stopped):
                     return
-            active = any(tail.state == OPEN for tail in self._tails.values())
+            active = self._runs.any_open
             wait = 0.0 if busy else (_LOOK if active else _LOOK_IDLE)
             if poller.poll(int(wait * 1000)):
                 self._take()
@@ -195,92 +184,13 @@ class Publisher:
         """Stop listening and close all files."""
         self._socket.close()
         self._context.term()
-        for tail in getattr(self, "_tails", {}).values():
-            tail.close()
-
-    # ---- what there is to send
+        self._runs.close()
 
     def _look(self, now: float) -> None:
-        """Notice new files, and what was added to those that are open."""
         self._looked = now
-        days = self._days
-        changed = _changed(self._journal.directory)
-        if changed != self._days_changed or now - self._looked_at_all >= _LOOK_ALL:
-            self._looked_at_all = now
-            self._days_changed = changed
-            days = self._journal.days()
-            dated = [day for day in days if day.name != "undated"]
-            self._days = [*dated[:_RECENT_DAYS], *(day for day in days if day.name == "undated")]
-        news = False
-        for day in days:
-            news |= self._look_at_day(day, recent=day in self._days)
-        self._first_look = False
-        for tail in self._tails.values():
-            tail.grow()
-        if news:
+        if self._runs.look():
             self._beat(now)
-        followed = {uid for client in self._clients.values() for uid in client.follows}
-        for uid, tail in list(self._tails.items()):
-            if tail.state != OPEN and uid not in followed and now - tail.ended_at > _RECENT:
-                tail.close()
-                del self._tails[uid]
-
-    def _look_at_day(self, day: Path, *, recent: bool) -> bool:
-        changed = _changed(day)
-        before = self._seen.get(day)
-        if before is not None and before[0] == changed:
-            return False
-        names = frozenset(path.name for path in self._journal.files(day))
-        if before is not None:
-            new = names - before[1]
-        else:
-            new = names if recent or not self._first_look else frozenset()
-        opened = {name for name in new if self._open_new(day / name)}
-        # A file without a whole start document yet is looked at again.
-        retry = {n for n in new - opened if day / n not in self._bad}
-        self._seen[day] = (-2 if retry else changed, names - retry)
-        return bool(opened)
-
-    def _open_new(self, path: Path) -> bool:
-        try:
-            if self._first_look and summary(path)[1] != OPEN:
-                return True
-            self._tail(path)
-        except FileFormatError as error:
-            if time.time() - path.stat().st_mtime > 10:
-                self._bad.add(path)
-                _log.warning("skipped: %s", error)
-            return False
-        return True
-
-    def _tail(self, path: Path) -> JournalTail:
-        uid = Journal.uid_of(path)
-        tail = self._tails.get(uid)
-        if tail is None:
-            tail = self._tails[uid] = JournalTail(path)
-            tail.grow()
-        return tail
-
-    def _since(self, since: float | None) -> Iterator[list[Any]]:
-        """Yield the runs that started at a time or later, and those that are open."""
-        if since is not None:
-            # A day's name is of the zone in which it was recorded.
-            earliest = datetime.fromtimestamp(max(0.0, since - 2 * 86400)).astimezone()
-            name = earliest.date().isoformat()
-            for path in sorted(self._journal.paths()):
-                uid = Journal.uid_of(path)
-                if path.parent.name < name or uid in self._tails:
-                    continue
-                try:
-                    started, state = summary(path)
-                except FileFormatError as error:
-                    _log.warning("skipped: %s", error)
-                    continue
-                if started >= since:
-                    yield [uid, started, state, -1]
-        for tail in self._tails.values():
-            if tail.state == OPEN or since is None or tail.started >= since:
-                yield _line(tail)
+        self._runs.drop({uid for client in self._clients.values() for uid in client.follows})
 
     # ---- sending
 
@@ -316,13 +226,13 @@ class Publisher:
 
     def _beat(self, now: float) -> None:
         self._beaten = now
-        recent = [t for t in self._tails.values() if t.state == OPEN or now - t.ended_at < _RECENT]
+        recent = self._runs.recent()
         for identity, client in list(self._clients.items()):
             if client.session:
                 continue
             tails = {tail.uid: tail for tail in recent}
             tails.update({uid: follow.tail for uid, follow in client.follows.items()})
-            lines = [_line(tail) for tail in tails.values()]
+            lines = [line(tail) for tail in tails.values()]
             self._send(identity, message("beat", {"publisher": self._id, "runs": lines}))
 
     # ---- receiving
@@ -350,23 +260,18 @@ class Publisher:
         since = body["since"]
         self._look(time.monotonic())
         # Who has never been here wants what this publisher's session records.
-        lines = list(self._since(self._began if since is None else float(since)))
+        lines = list(self._runs.since(self._began if since is None else float(since)))
         _log.info("%s is here: %d runs since %s", client.name, len(lines), since)
         answer = {"publisher": self._id, "began": self._began, "runs": lines}
         self._send(identity, message("runs", answer))
 
     def _follow(self, identity: bytes, client: _Client, body: dict[str, Any]) -> None:
         uid = str(body["run"])
-        tail = self._tails.get(uid)
-        if tail is None:
-            found = list(self._journal.directory.glob(f"*/{quote(uid, safe='')}{SUFFIX}"))
-            try:
-                if not found:
-                    raise FileFormatError(f"run {uid} is not in {self._journal.directory}.")
-                tail = self._tail(found[0])
-            except (FileFormatError, OSError) as error:
-                self._send(identity, message("gone", {"run": uid, "reason": str(error)}))
-                return
+        try:
+            tail = self._runs.find(uid)
+        except (FileFormatError, OSError) as error:
+            self._send(identity, message("gone", {"run": uid, "reason": str(error)}))
+            return
         client.follows[uid] = _Follow(tail, max(0, int(body["first"])))
 
     def _ack(self, identity: bytes, client: _Client, body: dict[str, Any]) -> None:  # noqa: ARG002
@@ -405,20 +310,3 @@ class Publisher:
         client.session = True
         client.name = "the session"
         self._send(identity, message("noted", {"id": "session"}))
-
-
-def _changed(folder: Path) -> int:
-    """Return when a folder was changed, ns; never twice the same if it was just now.
-
-    Its time is too coarse to show another change that follows at once.
-    """
-    try:
-        changed = folder.stat().st_mtime_ns
-    except OSError:
-        return -1
-    now = time.time_ns()
-    return changed if now - changed > _COARSE else now
-
-
-def _line(tail: JournalTail) -> list[Any]:
-    return [tail.uid, tail.started, tail.state, tail.count]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
 
 from beamline.documents._encoding import unpack
+from beamline.documents._network_feed import Delivery, Feed, NetworkCounts
 from beamline.documents._network_wire import (
     CUT,
     OPEN,
@@ -25,7 +25,6 @@ from beamline.documents._network_wire import (
     checked_address,
     message,
     read_message,
-    records,
 )
 
 __all__ = ["Delivery", "DocumentSubscriber", "NetworkCounts"]
@@ -34,88 +33,9 @@ _log = logging.getLogger(__name__)
 
 _HELLO = 1.0  # seconds between two attempts to be heard
 _SILENCE = 5.0  # seconds without any message before it says hello again
-_STALL = 0.5  # seconds without progress before a run is asked for again; then twice as long
 _MOST_PATIENCE = 8.0
 _MOST_RUNS = 16  # followed at a time
 _MOST_DAMAGED = 5  # attempts to read a record whose checksum is wrong
-
-
-@dataclass
-class NetworkCounts:
-    """What happened on the way, since the subscriber was made.
-
-    Attributes
-    ----------
-    received
-        Documents that arrived, with those that were not needed.
-    delivered
-        Documents that were handed on, each once.
-    gaps, missed
-        Gaps that were noticed, and documents that were missing in them.
-    refilled
-        Of these, documents that were sent again.
-    duplicates
-        Documents that were dropped because they had come before.
-    damaged
-        Messages and records that could not be read.
-    lost
-        Documents or runs that could not be had at all.
-    stalls
-        How often a run was asked for again because nothing came.
-    """
-
-    received: int = 0
-    delivered: int = 0
-    gaps: int = 0
-    missed: int = 0
-    refilled: int = 0
-    duplicates: int = 0
-    damaged: int = 0
-    lost: int = 0
-    stalls: int = 0
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """One document, or the news that a run was cut off.
-
-    Attributes
-    ----------
-    run : str
-        Uid.
-    number : int
-        Of the document in its run; 0 is the start document.
-    name, doc
-        The document. For a run that was cut off, name is "cut off" and doc empty; it comes after
-        the last document.
-    """
-
-    run: str
-    number: int
-    name: str
-    doc: Mapping[str, Any]
-
-
-@dataclass
-class _Feed:
-    """One run that is followed."""
-
-    uid: str
-    started: float
-    state: str = OPEN
-    known: int = -1
-    next: int = 0
-    highest: int = 0
-    acked: int = 0
-    pending: dict[int, bytes] = field(default_factory=dict)
-    damaged: int = 0
-    patience: float = _STALL
-    moved: float = field(default_factory=time.monotonic)
-    behind_since: float | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.state != OPEN and 0 <= self.known <= self.next
 
 
 class DocumentSubscriber:
@@ -157,7 +77,7 @@ class DocumentSubscriber:
         self._publisher: str | None = None
         self._heard = 0.0
         self._hello_at = 0.0
-        self._feeds: dict[str, _Feed] = {}
+        self._feeds: dict[str, Feed] = {}
         self._queue: dict[str, float] = {}
         self._finished: dict[str, None] = {}
         self._failures: dict[str, tuple[float, list[bytes]]] = {}
@@ -304,7 +224,7 @@ class DocumentSubscriber:
     def _start_feeds(self) -> None:
         while self._queue and len(self._feeds) < _MOST_RUNS:
             uid = next(iter(self._queue))
-            feed = self._feeds[uid] = _Feed(uid, self._queue.pop(uid))
+            feed = self._feeds[uid] = Feed(uid, self._queue.pop(uid))
             self._ask(feed)
 
     def _forget(self, uid: str) -> None:
@@ -313,30 +233,17 @@ class DocumentSubscriber:
         if len(self._finished) > 10_000:
             del self._finished[next(iter(self._finished))]
 
-    def _store(self, feed: _Feed, first: int, block: bytes) -> None:
-        """Keep the records of a message that are new; ask for those that are missing before it."""
-        counts = self.counts
-        if first > feed.highest and first < feed.next + WINDOW:
-            counts.gaps += 1
-            counts.missed += first - feed.highest
-            body = {"run": feed.uid, "first": feed.highest, "count": first - feed.highest}
+    def _store(self, feed: Feed, first: int, block: bytes) -> None:
+        """Keep the records of a message; ask for those that are missing before it."""
+        missing = feed.missing_before(first)
+        if missing:
+            self.counts.gaps += 1
+            self.counts.missed += missing
+            body = {"run": feed.uid, "first": feed.highest, "count": missing}
             self._send(message("refill", body))
-        number = first
-        for payload in records(block):
-            counts.received += 1
-            if payload is None:
-                counts.damaged += 1
-                feed.damaged += number == feed.next
-            elif number < feed.next or number in feed.pending:
-                counts.duplicates += 1
-            elif number < feed.next + WINDOW:
-                if number < feed.highest:
-                    counts.refilled += 1
-                feed.pending[number] = payload
-            number += 1
-        feed.highest = max(feed.highest, min(number, feed.next + WINDOW))
+        feed.store(first, block, self.counts)
 
-    def _deliver(self, feed: _Feed) -> Iterator[Delivery]:
+    def _deliver(self, feed: Feed) -> Iterator[Delivery]:
         pending = feed.pending
         while (payload := pending.get(feed.next)) is not None:
             try:
@@ -346,11 +253,7 @@ class DocumentSubscriber:
                 return
             yield Delivery(feed.uid, feed.next, name, doc)
             self.counts.delivered += 1
-            del pending[feed.next]
-            feed.next += 1
-            feed.damaged = 0
-            feed.patience = _STALL
-            feed.moved = time.monotonic()
+            feed.delivered()
             if feed.next - feed.acked >= WINDOW // 4:
                 self._acknowledge(feed)
             if name == "stop":
@@ -363,7 +266,7 @@ class DocumentSubscriber:
                 yield Delivery(feed.uid, feed.next, CUT, {})
             self._end(feed)
 
-    def _end(self, feed: _Feed) -> None:
+    def _end(self, feed: Feed) -> None:
         self._acknowledge(feed)
         self._feeds.pop(feed.uid, None)
         self._forget(feed.uid)
@@ -407,12 +310,12 @@ class DocumentSubscriber:
                     self.counts.gaps += 1
                 self._ask(feed)
 
-    def _ask(self, feed: _Feed) -> None:
+    def _ask(self, feed: Feed) -> None:
         """Ask for a run, from the first document on that has not been delivered."""
         feed.moved = time.monotonic()
         feed.acked = feed.next
         self._send(message("follow", {"run": feed.uid, "first": feed.next}))
 
-    def _acknowledge(self, feed: _Feed) -> None:
+    def _acknowledge(self, feed: Feed) -> None:
         feed.acked = feed.next
         self._send(message("ack", {"run": feed.uid, "next": feed.next}))

@@ -7,6 +7,7 @@ import glob
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ from urllib.parse import quote, unquote
 from beamline.core.errors import FileFormatError, MissingError
 from beamline.documents._records import SUFFIX, Damage, JournalReader, read_journal
 
-__all__ = ["Journal", "RunSummary"]
+__all__ = ["Journal", "RunSummary", "changed_at"]
 
 _log = logging.getLogger(__name__)
+_COARSE = 100_000_000  # ns
 
 
 @dataclass(frozen=True)
@@ -299,3 +301,16 @@ def _seconds(value: object, otherwise: float) -> float:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def changed_at(folder: Path) -> int:
+    """Return when a folder was changed, ns; never twice the same if it was just now.
+
+    Its time is too coarse to show another change that follows at once.
+    """
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return -1
+    now = time.time_ns()
+    return changed if now - changed > _COARSE else now
