@@ -236,7 +236,7 @@ def correlate_block(
             for lag in range(first_lag[level], HISTORY, 4):
                 sums = products[tile, row : row + 4]
                 if chunk >= 4 or chunk == number:
-                    begin = np.int64(HISTORY)
+                    begin = HISTORY
                     while begin < end:
                         stop = min(begin + chunk, end)
                         narrow[:] = 0
@@ -245,7 +245,7 @@ def correlate_block(
                             _add(sums[i], narrow[i])
                         begin = stop
                 else:
-                    _add_large_products(own, np.int64(HISTORY), end, lag, sums)
+                    _add_large_products(own, HISTORY, end, lag, sums)
                 if head.shape[1]:
                     for i in range(sums.shape[0]):
                         _add_unpaired(

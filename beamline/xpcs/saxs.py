@@ -17,6 +17,10 @@ __all__ = ["Saxs", "SaxsResult"]
 
 Array = npt.NDArray[np.float64]
 
+#: Pixels, and 16-bit frames at most, that are summed together: 32 bits hold that.
+_TILE = 2048
+_TOGETHER = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class SaxsResult:
@@ -81,13 +85,16 @@ class Saxs:
         self.shape = (int(labels.shape[0]), int(labels.shape[1]))
         self._labels = np.maximum(labels.ravel(), 0).astype(np.int32)
         self._pixels = np.bincount(self._labels, minlength=n_static + 1)[1:].astype(np.float64)
+        self._valid = np.flatnonzero(self._labels)
+        self._use = (self._labels > 0).astype(np.uint16)
+        #: Sums of the segments that are complete, and of the frames of the last one.
         self._total = np.zeros(labels.size)
+        self._image = np.zeros(labels.size)
         self._parts: list[Array] = []
         self._sizes: list[int] = []
         self._most = 2 * segments
         self._size = 1
         self._trace = IntensityTrace(frame_time)
-        self._valid = np.flatnonzero(self._labels)
         self.n_frames = 0
 
     def add(self, frames: npt.NDArray[Any]) -> None:
@@ -114,20 +121,31 @@ class Saxs:
         from beamline.xpcs._saxs_kernels import sum_frames
 
         flat = np.ascontiguousarray(frames).reshape(len(frames), -1)
-        # One type, so that there is one compiled function.
-        flat = flat if flat.dtype == np.uint16 else flat.astype(np.float64)
-        counts = np.zeros((len(flat), len(self._pixels) + 1))
-        sum_frames(flat, self._labels, self._total, counts)
-        self._take(counts[:, 1:])
+        # Two types, so that there are two compiled functions and not one for each type.
+        if flat.dtype in (np.uint8, np.uint16):
+            flat, use = flat.astype(np.uint16, copy=False), self._use
+            scratch: npt.NDArray[Any] = np.zeros(_TILE, np.uint32)
+        else:
+            flat, use = flat.astype(np.float64), self._use.astype(np.float64)
+            scratch = np.zeros(_TILE)
+        while len(flat):
+            part, flat = np.split(flat, [min(self._room(), _TOGETHER)])
+            counts = np.zeros(len(part))
+            sum_frames(part, use, scratch, self._image, counts)
+            self._took(counts)
 
     def add_events(self, pixels: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
         """Take the next frames as photons: flat pixel indices, and where each frame begins."""
-        from beamline.xpcs._saxs_kernels import sum_events
+        from beamline.xpcs._saxs_kernels import sum_photons
 
         pixels, bounds = checked_photons(pixels, first, self.shape)
-        counts = np.zeros((len(bounds) - 1, len(self._pixels) + 1))
-        sum_events(np.ascontiguousarray(pixels), bounds, self._labels, self._total, counts)
-        self._take(counts[:, 1:])
+        pixels = np.ascontiguousarray(pixels)
+        while len(bounds) > 1:
+            room = self._room()
+            counts = np.zeros(len(bounds[: room + 1]) - 1)
+            sum_photons(pixels, bounds[: room + 1], self._use, self._image, counts)
+            self._took(counts)
+            bounds = bounds[room:]
 
     def skip(self, number: int) -> None:
         """Say that frames are missing here: the time goes on."""
@@ -135,7 +153,11 @@ class Saxs:
 
     def _room(self) -> int:
         """Return how many frames the last segment still takes, after a new one if it is full."""
-        if not self._sizes or self._sizes[-1] >= self._size:
+        if not self._sizes or self._sizes[-1] == self._size:
+            if self._sizes:
+                self._parts[-1] = self._per_bin(self._image)
+                self._total += self._image
+                self._image[:] = 0.0
             if len(self._sizes) == self._most:
                 self._parts = [a + b for a, b in zip(*[iter(self._parts)] * 2, strict=True)]
                 self._sizes = [a + b for a, b in zip(*[iter(self._sizes)] * 2, strict=True)]
@@ -144,20 +166,20 @@ class Saxs:
             self._sizes.append(0)
         return self._size - self._sizes[-1]
 
-    def _take(self, counts: Array) -> None:
-        """Take the counts in each static bin, (n, n_static)."""
-        self._trace.add(counts.sum(axis=1) / self._pixels.sum())
+    def _per_bin(self, image: Array) -> Array:
+        sums = np.bincount(self._labels, image, len(self._pixels) + 1)[1:]
+        return sums.astype(np.float64, copy=False)
+
+    def _took(self, counts: Array) -> None:
+        """Note frames of the last segment with so many counts on valid pixels."""
+        self._sizes[-1] += len(counts)
+        self._trace.add(counts / len(self._valid))
         self.n_frames += len(counts)
-        while len(counts):
-            room = self._room()
-            self._parts[-1] += counts[:room].sum(axis=0)
-            self._sizes[-1] += len(counts[:room])
-            counts = counts[room:]
 
     @property
     def scattering_2d(self) -> Array:
         """(H, W) mean counts of the frames so far, all pixels, masked ones included."""
-        return (self._total / max(self.n_frames, 1)).reshape(self.shape)
+        return ((self._total + self._image) / max(self.n_frames, 1)).reshape(self.shape)
 
     def result(self) -> SaxsResult:
         """Return the means so far.
@@ -170,7 +192,7 @@ class Saxs:
         if not self.n_frames:
             raise CorrelationError("0 frames have no mean, expected 1 or more.")
         sizes = np.array(self._sizes, dtype=np.int64)
-        sums = np.stack(self._parts)
+        sums = np.stack([*self._parts[:-1], self._per_bin(self._image)])
         with np.errstate(divide="ignore", invalid="ignore"):
             return SaxsResult(
                 scattering_2d=self.scattering_2d,
