@@ -111,6 +111,8 @@ class Saxs:
             raise CorrelationError(
                 f"frames have shape {frames.shape}, expected (n, {self.shape[0]}, {self.shape[1]})."
             )
+        if not len(frames):
+            return
         if not np.issubdtype(frames.dtype, np.integer):
             valid = frames.reshape(len(frames), -1)[:, self._valid]
             if not np.all(np.isfinite(valid)) or np.any(valid < 0.0):
@@ -149,6 +151,8 @@ class Saxs:
 
     def skip(self, number: int) -> None:
         """Say that frames are missing here: the time goes on."""
+        if number < 0:
+            raise CorrelationError(f"{number} frames are missing, expected 0 or more.")
         self._trace.skip(number)
 
     def _room(self) -> int:

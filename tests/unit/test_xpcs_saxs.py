@@ -68,3 +68,13 @@ def test_refuses_what_has_no_mean():
         saxs.add(np.zeros((4, 3)))
     with pytest.raises(CorrelationError, match="mask it"):
         saxs.add(np.full((3, 4), np.nan))
+
+
+def test_no_frames_are_no_error_and_fewer_are_one():
+    saxs = Saxs(np.ones((4, 4), int), 1.0)
+    saxs.add(np.ones((0, 4, 4)))
+    saxs.add_events(np.empty(0, np.uint32), np.empty(0, np.int64))
+    with pytest.raises(CorrelationError, match="0 frames have no mean"):
+        saxs.result()
+    with pytest.raises(CorrelationError, match="-1 frames are missing"):
+        saxs.skip(-1)
