@@ -19,6 +19,7 @@ from beamline.validation.nexus_validators import (
     definitions_folder,
     installed,
 )
+from beamline.validation.plain_words import plainly
 
 __all__ = ["BothValidators", "check_nexus", "plot_problems"]
 
@@ -107,7 +108,7 @@ def _known_somewhere(problems: list[str]) -> list[str]:
         problem
         for problem in problems
         if not (
-            (found := re.fullmatch(r"(NX\w+) is not a valid base class", problem.strip()))
+            (found := re.match(r"(NX\w+) is not a valid base class", problem.strip()))
             and _knows(COMMUNITY, found[1], ("base_classes", *_KINDS))
         )
     ]
@@ -115,7 +116,7 @@ def _known_somewhere(problems: list[str]) -> list[str]:
 
 def _short(problems: list[str]) -> Iterator[str]:
     for problem in problems[:_SHOWN]:
-        yield " ".join(problem.split())
+        yield plainly(" ".join(problem.split()))
     if len(problems) > _SHOWN:
         yield f"{len(problems) - _SHOWN} more of this kind"
 

@@ -117,16 +117,33 @@ class Validators:
 
 
 class _Messages(logging.Handler):
+    """Errors and warnings, with the place that nexusformat tells in lines of their own above."""
+
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self._headings: list[tuple[int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.ERROR:
-            self.errors.append(record.getMessage().strip())
+        text = record.getMessage().rstrip()
+        said = text.lstrip()
+        indent = len(text) - len(said)
+        if record.levelno == logging.CRITICAL:
+            kind, colon, name = said.partition(": ")
+            self._headings = [heading for heading in self._headings if heading[0] < indent]
+            if colon and (kind in ("Group", "Field", "Link", "Attribute") or kind.startswith("NX")):
+                self._headings.append((indent, name))
+        elif record.levelno == logging.ERROR:
+            self.errors.append(said + self._place(indent))
         elif record.levelno == logging.WARNING:
-            self.warnings.append(record.getMessage().strip())
+            self.warnings.append(said + self._place(indent))
+
+    def _place(self, indent: int) -> str:
+        names = [name for outer, name in self._headings if outer < indent]
+        whole = [name for name in names if name.startswith("/")]
+        place = whole[-1] if whole and whole[-1] == names[-1] else "/".join(names)
+        return f" ({place})" if place else ""
 
 
 def _serve(definitions: str) -> None:

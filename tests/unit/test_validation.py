@@ -133,6 +133,7 @@ def test_a_good_file_passes_and_one_without_a_required_field_fails(
     with h5py.File(bad, "r+") as file:
         del file["entry/instrument/source/probe"]
         del file["entry/end_time"]
+        file["entry/start_time"][()] = "yesterday"
     code, said = beamline("validate", good, bad)
     assert code == 1
     of_good, _, of_bad = said.partition(str(bad))
@@ -140,7 +141,9 @@ def test_a_good_file_passes_and_one_without_a_required_field_fails(
                   "NXxas_trans by the community", "has a default plot"):  # fmt: skip
         assert words in of_good
     assert "✗" not in of_good
-    assert "probe" in of_bad
+    assert "is not in the NeXus file (/entry/instrument/source/probe)" in of_bad
+    assert "/entry/start_time must be a time with its zone (ISO 8601), found 'yesterday'" in of_bad
+    assert "ValidationProblem" not in of_bad
     assert "has no end_time" in of_bad
 
 
