@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from beamline.core.disk import sync
 from ioc.frames import DENSE, EVENTS, FrameHeader
 
-__all__ = ["FRAMES", "EventFile", "FrameFile", "Layout", "StackFile", "create_frame_file"]
+__all__ = [
+    "FRAMES",
+    "EventFile",
+    "FrameFile",
+    "Layout",
+    "StackFile",
+    "create_frame_file",
+    "end_process",
+]
 
 #: Dataset of dense frames, and group of sparse ones.
 FRAMES = "/entry/data/data"
 _EVENT_GROUP = "entry/events"
 #: Rows per chunk of a column, and events per chunk (512 KiB).
 _ROWS, _EVENTS_PER_CHUNK = 1024, 1 << 17
+
+#: Files that HDF5 must not close; see `FrameFile.close`.
+_abandoned: list[FrameFile] = []
 
 
 @dataclass(frozen=True)
@@ -141,15 +154,33 @@ class FrameFile:
         self._file.flush()
 
     def close(self, *, complete: bool) -> None:
-        """Close the file; `complete` says whether it holds all that it was meant to."""
+        """Close the file; `complete` says whether it holds all that it was meant to.
+
+        A file that can't be written is abandoned: HDF5 fails to close it, gives its memory back
+        all the same, and the process has crashed of that. What was flushed before is in the file.
+
+        Raises
+        ------
+        OSError, RuntimeError
+            If the file can't be written.
+        """
         try:
             self.flush()
             # In place: a new attribute is not allowed while readers follow.
             self._file.attrs.modify("complete", np.int64(complete))
-        finally:
-            self._file.close()
+            self._file.flush()
+        except Exception:
+            self._abandon()
+            raise
+        self._file.close()
         with contextlib.suppress(OSError):
             sync(self.path)
+
+    def _abandon(self) -> None:
+        """Let go of the file on the disk, and keep what HDF5 has of it in memory for ever."""
+        _abandoned.append(self)
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), self._file.id.get_vfd_handle(), inheritable=False)
 
     # ---- what kinds of frames do in their ways
 
@@ -292,3 +323,18 @@ def create_frame_file(path: Path, layout: Layout) -> FrameFile:
         If it exists or can't be created.
     """
     return (EventFile if layout.dtype == EVENTS else StackFile)(path, layout)
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process; with files that HDF5 must not close, without HDF5's own end.
+
+    Parameters
+    ----------
+    status
+        Exit status.
+    """
+    if _abandoned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from beamline.core.errors import DeviceServerError
+from ioc.frame_file import end_process
 from ioc.frame_stream import FramesTakenError, FrameStream
 from ioc.frames import FrameHeader
 from ioc.live_image import ImageMemory, picture
@@ -201,4 +202,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
