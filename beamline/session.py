@@ -21,10 +21,11 @@ import weakref
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from beamline import __version__
+from beamline.core.closing import Closing
 from beamline.core.config import Settings, load_settings
 from beamline.core.shadowing import check_packages
 from beamline.store import DataStore
@@ -131,7 +132,7 @@ def _say_why(run_engine: RunEngine, plan: Any) -> Any:
     return (yield from plan_mutator(plan, with_reason))
 
 
-class Session:
+class Session(Closing):
     """RunEngine, devices, plans and data of one beamline, in one object.
 
     Attributes
@@ -222,17 +223,6 @@ class Session:
     def close(self) -> None:
         """Stop every process of the session."""
         self._finalizer()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _publisher(settings: Settings) -> DocumentPublisher | None:

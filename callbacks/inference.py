@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from beamline.core.closing import Closing
 from beamline.core.errors import BeamlineError, ConfigurationError
 from beamline.crystallography.geometry import Detector
 from beamline.streaming.config import RaySettings
@@ -59,7 +60,7 @@ class _Batch:
     began: float = field(default_factory=time.monotonic)
 
 
-class RayFeeder:
+class RayFeeder(Closing):
     """Document consumer that puts the frames of every run on Q1.
 
     Each frame goes with its photon energy (eV), time, number of its event (``seq_num``) and every
@@ -188,12 +189,6 @@ class RayFeeder:
             with self._room:
                 self._room.notify_all()
             self._thread.join()
-
-    def __enter__(self) -> RayFeeder:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _drop(self, name: str) -> None:
         self.statistics["dropped"] += 1

@@ -19,9 +19,9 @@ import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from beamline.core.closing import Closing
 from beamline.core.errors import ConfigurationError, StorageError
 from beamline.documents.consumers import Consumer, ConsumerError
 from beamline.documents.router import PerRunRouter
@@ -36,7 +36,7 @@ __all__ = ["NeXusWriter", "file_name"]
 _FILE_ENDINGS = (".nxs", ".nx", ".h5", ".hdf5", ".hdf", ".nx5")
 
 
-class NeXusWriter:
+class NeXusWriter(Closing):
     """Writer of NeXus files: a document consumer, or a file to write scans to by hand.
 
     Which of the two is decided by the path alone. One that ends in ``.nxs``, ``.nx``, ``.h5``,
@@ -250,17 +250,6 @@ class NeXusWriter:
         elif self._scans.path not in self.files:
             self._scans.close()
             self.files.append(self._scans.path)
-
-    def __enter__(self) -> NeXusWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _close_all(ticker: _Ticker) -> None:

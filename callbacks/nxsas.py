@@ -12,11 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from event_model import SingleRunDocumentRouter
 
+from beamline.core.closing import Closing
 from beamline.core.errors import BeamlineError, ConfigurationError, StorageError
 from beamline.nexus.techniques import TechniquesTree
 from callbacks._nexus_run import NexusRun
@@ -87,7 +87,7 @@ def export(
     return serializer.artifacts
 
 
-class Serializer(SingleRunDocumentRouter):
+class Serializer(SingleRunDocumentRouter, Closing):
     """Document consumer that writes one run, while it goes on, to one file.
 
     Parameters
@@ -226,17 +226,6 @@ class Serializer(SingleRunDocumentRouter):
             self._run.close()
         self._fill_buffer()
         self._manager.close()
-
-    def __enter__(self) -> Serializer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Files:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from beamline.core.closing import Closing
 from beamline.core.errors import ProcessError
 from beamline.crystallography.geometry import Detector, write_geometry
 from beamline.documents.consumers import Consumer
@@ -29,7 +30,7 @@ __all__ = ["HitFinding"]
 _log = logging.getLogger(__name__)
 
 
-class HitFinding:
+class HitFinding(Closing):
     """Document consumer that finds the hits of a scan on Ray while it runs.
 
     Use it as a context manager; at the end of the block all frames are looked at, and files and
@@ -170,12 +171,6 @@ class HitFinding:
             raise ProcessError(f"hit finding failed: {self._errors[0]}") from self._errors[0]
         if late:
             raise ProcessError(f"hit finding was not done after {timeout:g} s: {', '.join(late)}.")
-
-    def __enter__(self) -> HitFinding:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _infer(self) -> None:
         self.report = run_pipeline(self._pipeline, None, stopping=self._given_up.is_set)

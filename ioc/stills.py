@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from beamline.core.closing import Closing
 from beamline.core.errors import DeviceServerError
 from beamline.crystallography.geometry import Detector, Panel, write_geometry
 from ioc.frames import parse_frame_header
@@ -62,7 +62,7 @@ class Still:
     rotation: npt.NDArray[np.float64] | None
 
 
-class SimulatedStills:
+class SimulatedStills(Closing):
     """A device server whose only purpose is its stills.
 
     Parameters
@@ -207,17 +207,6 @@ class SimulatedStills:
         self._frames.close()
         self._server.stop()
         self._folder.cleanup()
-
-    def __enter__(self) -> SimulatedStills:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Lines:

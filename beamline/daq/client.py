@@ -8,9 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
+from beamline.core.closing import Closing
 from beamline.core.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -30,7 +30,7 @@ _MEANING = {
 }
 
 
-class DeviceClient:
+class DeviceClient(Closing):
     """A connection to a device server, made anew by the next request after it was lost.
 
     Parameters
@@ -184,17 +184,6 @@ class DeviceClient:
             pass  # the server is gone: nothing to say goodbye to
         finally:
             self._disconnect()
-
-    def __enter__(self) -> DeviceClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _port_of_environment() -> int:

@@ -19,9 +19,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
+from beamline.core.closing import Closing
 from beamline.core.disk import locked_by_writer
 from beamline.core.errors import FileFormatError
 from beamline.documents._encoding import pack, unpack
@@ -107,7 +107,7 @@ class Damage:
         )
 
 
-class JournalReader:
+class JournalReader(Closing):
     """One journal file, open for reading.
 
     Parameters
@@ -277,17 +277,6 @@ class JournalReader:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-    def __enter__(self) -> JournalReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def read_journal(

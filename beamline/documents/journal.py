@@ -14,10 +14,10 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from beamline.core.closing import Closing
 from beamline.core.disk import sync
 from beamline.core.errors import BeamlineError
 from beamline.documents._encoding import pack
@@ -37,7 +37,7 @@ class JournalError(BeamlineError, OSError):
     """A document could not be recorded; the run must not go on as if it were."""
 
 
-class JournalWriter:
+class JournalWriter(Closing):
     """Consumer that records the documents of all runs.
 
     Every document is with the operating system when the call returns, so a process that is killed
@@ -106,17 +106,6 @@ class JournalWriter:
             for run in self._runs.values():
                 run.close()
             self._runs.clear()
-
-    def __enter__(self) -> JournalWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _RunFile:

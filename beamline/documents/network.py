@@ -17,11 +17,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import zmq
 
+from beamline.core.closing import Closing
 from beamline.core.errors import BeamlineError, ProcessError
 from beamline.core.processes import Child
 from beamline.documents._network_publisher import Publisher
@@ -50,7 +50,7 @@ class RemoteConsumerError(BeamlineError, RuntimeError):
     """A consumer in a callback server failed, and its policy is to stop the plan."""
 
 
-class DocumentPublisher:
+class DocumentPublisher(Closing):
     """The process that publishes a journal, and what its subscribers report back.
 
     It is a consumer itself: subscribed to the RunEngine behind the journal, it raises at the next
@@ -220,17 +220,6 @@ class DocumentPublisher:
         self._closing.set()
         self._thread.join(5)
         self._child.stop(timeout=12.0)
-
-    def __enter__(self) -> DocumentPublisher:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def main() -> int:
