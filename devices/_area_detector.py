@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from event_model import compose_stream_resource
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal, EpicsSignalRO
-from ophyd.utils.epics_pvs import AlarmStatus
+from ophyd import EpicsSignal, EpicsSignalRO
 
-from beamline.core.errors import ConfigurationError, DetectorError
+from beamline.core.errors import DetectorError
 from devices._channel_access import Sample
+from devices._frame_files import FrameFiles
 from devices._frame_series import FrameSeries
 from devices._operation import Operation
 from devices._signals import (
@@ -24,7 +19,6 @@ from devices._signals import (
     FreshSignal,
     FreshSignalRO,
     VerifiedSignal,
-    answers,
     get,
     read_many,
 )
@@ -33,8 +27,6 @@ __all__ = ["AreaDetector"]
 
 #: Seconds that a frame may take beyond its exposure and period.
 _GRACE = 10.0
-#: Seconds that opening and closing a file may take.
-_FILE_TIMEOUT = 10.0
 
 
 def _setting(suffix: str, **kwargs: Any) -> Any:
@@ -49,7 +41,7 @@ def _fact(suffix: str, **kwargs: Any) -> Any:
     return Cpt(EpicsSignalRO, suffix, kind="config", **kwargs)
 
 
-class AreaDetector(FrameSeries, Device):
+class AreaDetector(FrameSeries, FrameFiles):
     """Camera (``cam1:``) and file writer (``HDF1:``) of one ADCore detector.
 
     Every ``trigger`` takes its frames into a file that is open until the detector is unstaged.
@@ -88,13 +80,6 @@ class AreaDetector(FrameSeries, Device):
         Geometry as the IOC states it: mm, pixels (fs, ss), m, eV.
     """
 
-    #: Where the file writer puts the frames, and their type.
-    dataset = "/entry/data/data"
-    dtype_numpy = "<u2"
-    #: Where it puts sparse frames.
-    event_index = "/entry/events/event_index"
-    event_id = "/entry/events/event_id"
-
     exposure = _setting("cam1:AcquireTime", units="s", limits=True)
     period = _setting("cam1:AcquirePeriod", units="s")
     sim_mode = _choice("cam1:SimMode")
@@ -122,30 +107,10 @@ class AreaDetector(FrameSeries, Device):
     size_x = Cpt(EpicsSignalRO, "cam1:SizeX_RBV", kind="omitted")
     size_y = Cpt(EpicsSignalRO, "cam1:SizeY_RBV", kind="omitted")
 
-    file_path = Cpt(EpicsSignal, "HDF1:FilePath", kind="omitted", string=True)
-    file_path_exists = Cpt(FreshSignalRO, "HDF1:FilePathExists_RBV", kind="omitted")
-    file_name = Cpt(EpicsSignal, "HDF1:FileName", kind="omitted", string=True)
-    file_template = Cpt(EpicsSignal, "HDF1:FileTemplate", kind="omitted", string=True)
-    full_file_name = Cpt(EpicsSignalRO, "HDF1:FullFileName_RBV", kind="omitted", string=True)
-    file_write_mode = Cpt(EpicsSignal, "HDF1:FileWriteMode", kind="omitted", string=True)
-    lazy_open = Cpt(EpicsSignal, "HDF1:LazyOpen", kind="omitted", string=True)
-    enable_callbacks = Cpt(EpicsSignal, "HDF1:EnableCallbacks", kind="omitted")
-    num_capture = Cpt(EpicsSignal, "HDF1:NumCapture", kind="omitted")
-    num_captured = Cpt(FreshSignalRO, "HDF1:NumCaptured_RBV", kind="omitted")
-    capture = Cpt(FreshSignal, "HDF1:Capture_RBV", write_pv="HDF1:Capture", kind="omitted")
-    dropped = Cpt(FreshSignalRO, "HDF1:DroppedArrays_RBV", kind="omitted")
-    write_status = Cpt(FreshSignalRO, "HDF1:WriteStatus", kind="omitted")
-    write_message = Cpt(EpicsSignalRO, "HDF1:WriteMessage", kind="omitted", string=True)
-
     def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
-        self.directory: Path | None = None
         self.frames_per_event = 1
         self._operation: Operation | None = None
         self._armed = False
-        self._captured = 0
-        self._new_row: int | None = None
-        self._resource: Any = None
-        self._resource_is_new = False
         super().__init__(prefix, name=name, **kwargs)
 
     @property
@@ -263,10 +228,7 @@ class AreaDetector(FrameSeries, Device):
 
     def stop(self, *, success: bool = False) -> None:
         """End a frame of ours that is still being taken; it fails unless `success`."""
-        operation = self._operation
-        if operation is not None and not operation.done:
-            operation.stop_is_success = success
-            operation.stopped = True
+        if self._operation is not None and self._operation.end_early(success=success):
             self._put_stop()
 
     def pause(self) -> None:
@@ -297,115 +259,9 @@ class AreaDetector(FrameSeries, Device):
             unstaged: list[object] = super().unstage()
         return unstaged
 
-    def _open_file(self, frames: int) -> None:
-        if self.directory is None:
-            raise ConfigurationError(
-                f"{self.name} has no folder for its frames: set {self.name}.directory, or give "
-                "frames_dir to Beamline."
-            )
-        directory = self.directory.absolute()
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot make the folder {directory} for the frames of {self.name}: "
-                f"{error.strerror}; set {self.name}.directory to another."
-            ) from None
-        moment = time.strftime("%Y%m%d_%H%M%S")
-        for signal, value in (
-            (self.file_path, f"{directory}/"),
-            (self.file_name, f"{self.name}_{moment}_{uuid.uuid4().hex[:8]}"),
-            (self.file_template, "%s%s.h5"),
-            (self.file_write_mode, "Stream"),
-            (self.lazy_open, "No"),
-            (self.num_capture, 0),
-            (self.enable_callbacks, 1),
-            (self.image_mode, "Multiple"),
-            (self.num_images, frames),
-            (self.array_counter, 0),
-        ):
-            self._put(signal, value)
-        (exists,) = read_many([self.file_path_exists])
-        if not exists.value:
-            raise ConfigurationError(
-                f"the IOC of {self.prefix} cannot write to {directory} "
-                f"({self.file_path_exists.pvname} is 0): choose a folder that it sees."
-            )
-        self._switch_capture(1)
-        path = get(self.full_file_name)
-        shape = self._frame_shape()
-        parameters: dict[str, Any] = {"dataset": self.dataset, "chunk_shape": [1, *shape]}
-        if self._is_sparse():
-            parameters = {
-                "dataset": self.event_index,
-                "chunk_shape": [1024],
-                "event_id": self.event_id,
-                "frame_shape": shape,
-            }
-        self._resource = compose_stream_resource(
-            mimetype="application/x-hdf5",
-            uri=f"file://localhost{quote(path)}",
-            data_key=self.image_key,
-            parameters=parameters,
-        )
-        self._resource_is_new = True
-        self._captured = 0
-        self._new_row = None
-
-    def _close_file(self) -> None:
-        (captured, dropped) = read_many([self.num_captured, self.dropped])
-        self._switch_capture(0)
-        if captured.value != self._captured or dropped.value:
-            raise DetectorError(
-                f"the file of {self.name} holds {captured.value} frames where {self._captured} "
-                f"were taken, {dropped.value} were dropped ({self.num_captured.pvname}, "
-                f"{self.dropped.pvname})."
-            )
-
-    def _frame_shape(self) -> list[int]:
-        panels = int(get(self.panels))
-        return [*([panels] if panels > 1 else []), int(get(self.size_y)), int(get(self.size_x))]
-
-    def _is_sparse(self) -> bool:
-        return str(get(self.sparse)) == "Events"
-
-    def _put(self, signal: Any, value: Any) -> None:
-        with answers(f"{self.name} cannot be set up: {signal.pvname} cannot be written"):
-            signal.put(value, wait=True, timeout=_FILE_TIMEOUT)
-
-    def _switch_capture(self, wanted: int) -> None:
-        # ADCore completes this put when the capture ends, so completion is not waited for.
-        with answers(f"{self.capture.setpoint_pvname} cannot be written"):
-            self.capture.put(wanted, use_complete=False, force=True)
-        deadline = time.monotonic() + _FILE_TIMEOUT
-        while True:
-            capturing, status = read_many([self.capture, self.write_status])
-            if status.value or status.severity >= INVALID:
-                raise DetectorError(
-                    f"the file writer of {self.name} reports: {self._write_problem(status)}."
-                )
-            if capturing.value == wanted:
-                return
-            if time.monotonic() > deadline:
-                raise DetectorError(
-                    f"the file writer of {self.name} did not {'open' if wanted else 'close'} its "
-                    f"file within {_FILE_TIMEOUT:g} s ({self.capture.pvname})."
-                )
-            time.sleep(0.005)
-
     def _put_stop(self) -> None:
         if self.acquire.connected:
             self.acquire.put(0, use_complete=False, force=True)
-
-    def _write_problem(self, status: Sample) -> str:
-        message = str(get(self.write_message))
-        if message:
-            problem = repr(message)
-        elif status.status == AlarmStatus.COMM:
-            problem = "the IOC has lost its connection to the device server"
-        else:
-            problem = "no reason given"
-        return f"{problem} ({self.write_status.pvname}, alarm {status.alarm})"
 
     def _acquiring(self, timeout: float) -> bool:
         (acquire,) = read_many([self.acquire], timeout)

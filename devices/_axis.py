@@ -203,10 +203,8 @@ class Axis(EpicsMotor):
         ConnectionLostError
             If the record can't be written.
         """
-        operation = self._operation
-        if operation is not None and not operation.done:
-            operation.stop_is_success = success
-            operation.stopped = True
+        if self._operation is not None:
+            self._operation.end_early(success=success)
         if not self.motor_stop.connected:
             raise ConnectionLostError(
                 f"{self.label} cannot be stopped: {self.motor_stop.pvname} is not connected; "

@@ -143,10 +143,7 @@ class IonChambers(Device):
 
     def stop(self, *, success: bool = False) -> None:
         """End a count of ours that is still running; it fails unless `success`."""
-        operation = self._operation
-        if operation is not None and not operation.done:
-            operation.stop_is_success = success
-            operation.stopped = True
+        if self._operation is not None and self._operation.end_early(success=success):
             self._put_stop()
 
     def pause(self) -> None:

@@ -264,10 +264,7 @@ class Flyer(FlyPoints):
 
     def stop(self, *, success: bool = False) -> None:
         """End a scan of ours that still flies; it fails unless `success`."""
-        flight = self._flight
-        if flight is not None and not flight.done:
-            flight.stop_is_success = success
-            flight.stopped = True
+        if self._flight is not None and self._flight.end_early(success=success):
             self._put_abort()
 
     def pause(self) -> None:

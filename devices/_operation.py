@@ -162,6 +162,25 @@ class Operation(DeviceStatus):
         else:
             self.set_exception(error)
 
+    def end_early(self, *, success: bool) -> bool:
+        """Note that somebody asks for the action to end now.
+
+        Parameters
+        ----------
+        success
+            Whether ending early counts as success.
+
+        Returns
+        -------
+        bool
+            False if it has ended already: there is nothing to stop.
+        """
+        if self.done:
+            return False
+        self.stop_is_success = success
+        self.stopped = True
+        return True
+
     def fail(self, error: Exception) -> None:
         """End the operation with an error, unless it has ended already."""
         with self._deciding:

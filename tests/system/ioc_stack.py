@@ -23,6 +23,10 @@ def get(name, **options):
     return epics.caget(P + name, timeout=5, **options)
 def put(name, value, timeout=20):
     return epics.caput(P + name, value, wait=True, timeout=timeout)
+def aput(name, value, timeout=20):
+    return put("AD1:" + name, value, timeout)
+def aget(name, **options):
+    return get("AD1:" + name, use_monitor=False, **options)
 def pv(name):
     channel = epics.PV(P + name, auto_monitor=True)
     assert channel.wait_for_connection(5), name

@@ -21,13 +21,8 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 SETUP = """
-AD = "AD1:"
-def aput(name, value):
-    return put(AD + name, value)
-def aget(name, **options):
-    return get(AD + name, **options)
 def severity(name):
-    return pv(AD + name).severity
+    return pv("AD1:" + name).severity
 put("SHUTTER:CMD", "Open")
 aput("cam1:AcquireTime", 0.02)
 """

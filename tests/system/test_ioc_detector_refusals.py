@@ -15,10 +15,6 @@ from beamline.core.processes import free_port
 pytestmark = pytest.mark.system
 
 SETUP = """
-def aput(name, value, timeout=20):
-    return put("AD1:" + name, value, timeout)
-def aget(name, **options):
-    return get("AD1:" + name, use_monitor=False, **options)
 def until(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():

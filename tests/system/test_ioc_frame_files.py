@@ -16,11 +16,6 @@ from ioc_stack import Stack, running
 pytestmark = pytest.mark.system
 
 SETUP = """
-AD = "AD1:"
-def aput(name, value):
-    return put(AD + name, value)
-def aget(name, **options):
-    return get(AD + name, **options)
 def take(images):
     aput("cam1:NumImages", images)
     aput("cam1:Acquire", 1)

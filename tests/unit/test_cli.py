@@ -19,6 +19,13 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def run_code(code: str) -> str:
+    """Run Python code; return its output."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
 COMMANDS = (
     "demo", "ipython", "server", "ioc", "fault", "runs", "show", "recover", "validate", "replay",
     "xpcs", "callbacks", "catalog", "pipeline", "simulate-q2", "mask", "qmap", "doctor",
@@ -38,10 +45,7 @@ def test_help_imports_nothing_heavy():
         "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert run_code(code).splitlines()[-1] == "[]"
 
 
 def test_every_command_has_help():
@@ -50,10 +54,8 @@ def test_every_command_has_help():
         f"for command in {COMMANDS}:\n"
         "    print('ended with', main([command, '--help']))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.count("Usage: ") == done.stdout.count("ended with 0") == len(COMMANDS)
+    shown = run_code(code)
+    assert shown.count("Usage: ") == shown.count("ended with 0") == len(COMMANDS)
 
 
 def test_an_unknown_command_is_an_error():
