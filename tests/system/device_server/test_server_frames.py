@@ -196,12 +196,15 @@ def saxs_curve(detector: dict[str, Any], shape: tuple[int, int]) -> tuple[np.nda
 def test_saxs_frames_follow_the_known_curve(client: Client, port: int) -> None:
     client.open_shutter()
     client.do("PUT:BL02:AD1:MODE:1")
+    before = client.truth()["detector"]["saxs"]["photons_per_frame"]
     with FrameClient(port) as consumer:
         client.do("ACQUIRE:4")
         frames = [consumer.frame() for _ in range(4)]
         wait(lambda: client.get("AD1:ACQUIRING") == 0)
     detector = client.truth()["detector"]
     assert detector["mode"] == "saxs"
+    # The ring decays meanwhile, by a percent where the frames take their time (valgrind).
+    decay = 1 - detector["saxs"]["photons_per_frame"] / before
     assert spots(client, int(frames[0][0]["number"])) == []
     _, mean = saxs_curve(detector, (512, 512))
     assert np.nanmean(mean) == pytest.approx(detector["saxs"]["mean_photons_per_pixel"], rel=1e-2)
@@ -210,7 +213,9 @@ def test_saxs_frames_follow_the_known_curve(client: Client, port: int) -> None:
     for low, high in itertools.pairwise(edges):
         chosen = (mean >= low) & (mean < high)
         error = 6 * math.sqrt(mean[chosen].mean() / chosen.sum() / 4)
-        assert seen[chosen].mean() == pytest.approx(mean[chosen].mean(), rel=5e-3, abs=error)
+        expected = mean[chosen].mean() * (1 + decay / 2)
+        error += expected * abs(decay) / 2
+        assert seen[chosen].mean() == pytest.approx(expected, rel=5e-3, abs=error)
     assert not seen[mean == 0].any()
     client.do("PUT:BL02:AD1:MODE:0")
 
