@@ -11,16 +11,18 @@ SECONDS ?= 60
 # The viewers of the APS want Python 3.12 and an environment of their own.
 VIEWERS ?= .venv-viewers
 PYTHON312 ?= python3.12
+# h5web, silx and what draws with them; the browser is CHROMIUM, or chromium on PATH.
+PLOTS ?= .venv-plots
 
 BIN     := $(VENV)/bin
 SOURCES := $(wildcard ioc/device_server/src/*.[ch])
 INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow viewers install lint types unit system build docs-pvs fuzz sanitize valgrind quality clean
+.PHONY: help demo test slow viewers install lint types unit system build docs-pvs docs-plots fuzz sanitize valgrind quality clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the files (SAMPLE=FILE.xdi, OUTPUT=DIR)
 	$(BIN)/beamline demo --output-dir $(OUTPUT) $(if $(SAMPLE),--sample $(SAMPLE))
@@ -59,6 +61,19 @@ system: $(VENV)/.installed-test ## Run the tests of the real stack only
 docs-pvs: $(VENV)/.installed ## Write the table of all PVs, docs/pvs.md, anew
 	$(BIN)/beamline ioc --list-pvs --format md --prefix BL02: > docs/pvs.new
 	mv docs/pvs.new docs/pvs.md
+
+docs-plots: $(VENV)/.installed-test $(PLOTS)/.installed ## Draw the default plots in h5web and silx (installs them; needs node, npm and chromium)
+	$(BIN)/python tools/docs_plots/files.py $(PLOTS)/files
+	$(PLOTS)/bin/python $(PLOTS)/web/draw.py $(PLOTS)/files $(PLOTS)/pictures
+
+$(PLOTS)/.installed: $(wildcard tools/docs_plots/*)
+	$(BIN)/python -m venv $(PLOTS)
+	$(PLOTS)/bin/python -m pip install --quiet silx==3.1.3 'h5grove[flask]==4.0.0' PySide6-Essentials PyOpenGL qtawesome matplotlib
+	mkdir -p $(PLOTS)/web
+	cp tools/docs_plots/* $(PLOTS)/web
+	cd $(PLOTS)/web && npm install --no-audit --no-fund
+	cd $(PLOTS)/web && node_modules/.bin/esbuild page.jsx --bundle --format=esm --minify --outfile=page.js '--define:process.env.NODE_ENV="production"'
+	@touch $@
 
 fuzz: ## Fuzz the device server with libFuzzer, if clang is there (SECONDS=60 per target)
 	$(MAKE) -C ioc/device_server fuzz SECONDS=$(SECONDS)
