@@ -1,21 +1,19 @@
-"""Health of a callback server as Prometheus text over HTTP."""
+"""Health of a callback server: its counts, and the metrics made of them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from beamline.core.errors import ConfigurationError
 from beamline.documents.network import DocumentSubscriber, NetworkCounts
 
-__all__ = ["HealthEndpoint", "ServerCounts"]
+__all__ = ["ServerCounts", "server_metrics"]
 
 _HELP = {
     "received": "Documents that arrived over the network.",
@@ -67,95 +65,54 @@ class ServerCounts:
         self.last_error_time = time.time()
 
 
-class HealthEndpoint:
-    """``GET /metrics`` on an address of its own, answered by a thread.
+def server_metrics(
+    subscriber: DocumentSubscriber, counts: ServerCounts, consumers: Iterable[str]
+) -> Iterator[Metric]:
+    """Yield what the health endpoint shows.
 
     Parameters
     ----------
-    host, port
-        To listen on; port 0 takes a free one.
     subscriber, counts
         What is shown.
     consumers
         Names, so that their errors are shown when there are none.
-
-    Attributes
-    ----------
-    url : str
-
-    Raises
-    ------
-    ConfigurationError
-        If the port is taken.
     """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        subscriber: DocumentSubscriber,
-        counts: ServerCounts,
-        consumers: Callable[[], list[str]],
-    ) -> None:
-        self._subscriber = subscriber
-        self._counts = counts
-        self._consumers = consumers
-        registry = CollectorRegistry()
-        registry.register(self)
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the health endpoint cannot listen on {host}:{port}: {error.strerror}; choose "
-                "another port with --health-port."
-            ) from None
-        self.url = f"http://{host}:{self._server.server_port}/metrics"
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of this moment."""
-        network = self._subscriber.counts
-        for item in fields(NetworkCounts):
-            yield _counter(item.name, _HELP[item.name], getattr(network, item.name))
-        counts = self._counts
-        errors = CounterMetricFamily(
-            "beamline_callbacks_consumer_errors",
-            "Documents that a consumer refused.",
-            labels=["consumer"],
-        )
-        failed = CounterMetricFamily(
-            "beamline_callbacks_runs_failed",
-            "Runs of which a consumer refused documents, also after their end.",
-            labels=["consumer"],
-        )
-        for consumer in self._consumers():
-            errors.add_metric([consumer], counts.errors[consumer])
-            failed.add_metric([consumer], counts.failed[consumer])
-        yield errors
-        yield failed
-        yield _counter("runs_finished", "Runs that have ended here.", counts.runs)
-        yield _counter("runs_cut_off", "Runs without a stop document among them.", counts.cut_off)
-        yield _counter("files_finished", "Files that were finished.", counts.files)
-        yield _gauge("open_runs", "Runs that are open.", counts.open_runs)
-        yield _gauge("waiting_runs", "Runs that wait for their turn.", self._subscriber.waiting)
-        yield _gauge("connected", "1 while the publisher is heard.", self._subscriber.connected)
-        yield _gauge(
-            "lag_seconds",
-            "Time since the oldest document was announced that has not been delivered.",
-            self._subscriber.lag,
-        )
-        last = GaugeMetricFamily(
-            "beamline_callbacks_last_error_time_seconds",
-            "When a consumer last failed, and how; 0 for never.",
-            labels=["reason"],
-        )
-        last.add_metric([counts.last_error], counts.last_error_time)
-        yield last
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+    network = subscriber.counts
+    for item in fields(NetworkCounts):
+        yield _counter(item.name, _HELP[item.name], getattr(network, item.name))
+    errors = CounterMetricFamily(
+        "beamline_callbacks_consumer_errors",
+        "Documents that a consumer refused.",
+        labels=["consumer"],
+    )
+    failed = CounterMetricFamily(
+        "beamline_callbacks_runs_failed",
+        "Runs of which a consumer refused documents, also after their end.",
+        labels=["consumer"],
+    )
+    for consumer in consumers:
+        errors.add_metric([consumer], counts.errors[consumer])
+        failed.add_metric([consumer], counts.failed[consumer])
+    yield errors
+    yield failed
+    yield _counter("runs_finished", "Runs that have ended here.", counts.runs)
+    yield _counter("runs_cut_off", "Runs without a stop document among them.", counts.cut_off)
+    yield _counter("files_finished", "Files that were finished.", counts.files)
+    yield _gauge("open_runs", "Runs that are open.", counts.open_runs)
+    yield _gauge("waiting_runs", "Runs that wait for their turn.", subscriber.waiting)
+    yield _gauge("connected", "1 while the publisher is heard.", subscriber.connected)
+    yield _gauge(
+        "lag_seconds",
+        "Time since the oldest document was announced that has not been delivered.",
+        subscriber.lag,
+    )
+    last = GaugeMetricFamily(
+        "beamline_callbacks_last_error_time_seconds",
+        "When a consumer last failed, and how; 0 for never.",
+        labels=["reason"],
+    )
+    last.add_metric([counts.last_error], counts.last_error_time)
+    yield last
 
 
 def _counter(name: str, text: str, value: float) -> Any:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Literal
 
 from beamline.core.errors import ConfigurationError
+from beamline.core.metrics import MetricsEndpoint
 from beamline.documents.network import CUT, Delivery, DocumentSubscriber
 from callbacks._server_consumers import BUILT_IN, POLICIES, Policy, Task, make_task
-from callbacks._server_health import HealthEndpoint, ServerCounts
+from callbacks._server_health import ServerCounts, server_metrics
 from callbacks._server_ledger import ServerLedger
 from callbacks._server_run import STOPPED, ServedRun
 
@@ -86,7 +87,7 @@ class CallbackServer:
         self._since_given = None if since == "session" else float(since)
         self._runs: dict[str, ServedRun] = {}
         self._tasks: list[Task] = []
-        self._endpoint: HealthEndpoint | None = None
+        self._endpoint: MetricsEndpoint | None = None
         self._subscriber = DocumentSubscriber(
             address,
             wanted=self._wanted,
@@ -95,8 +96,11 @@ class CallbackServer:
         )
         try:
             if health is not None:
-                self._endpoint = HealthEndpoint(
-                    *health, self._subscriber, self.counts, lambda: [t.name for t in self._tasks]
+                self._endpoint = MetricsEndpoint(
+                    *health,
+                    lambda: server_metrics(
+                        self._subscriber, self.counts, [t.name for t in self._tasks]
+                    ),
                 )
             chosen = list(dict.fromkeys(consumers))
             names = [text.partition("=")[0] for text in chosen]

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from beamline.core.errors import ConfigurationError, ConnectionLostError, StorageError
+from beamline.core.metrics import MetricsEndpoint
 from beamline.crystallography.geometry import Detector, read_geometry
 from beamline.documents.consumers import Consumer
 from beamline.streaming.cluster import connected
 from beamline.streaming.config import WriterConfig, validated
 from beamline.streaming.finishing import Finisher
-from beamline.streaming.health import HealthEndpoint, WriterCounts
+from beamline.streaming.health import WriterCounts, writer_metrics
 from beamline.streaming.in_flight import Block
 from beamline.streaming.intake import Intake
 from beamline.streaming.search_pool import SearchPool
@@ -98,8 +99,10 @@ def run_cpu_postprocessing_pipeline(
     with contextlib.ExitStack() as stack:
         url = ""
         if settings.system.health_port is not None:
-            endpoint = HealthEndpoint(
-                settings.system.health_host, settings.system.health_port, lambda: counts
+            endpoint = MetricsEndpoint(
+                settings.system.health_host,
+                settings.system.health_port,
+                lambda: writer_metrics(counts),
             )
             stack.callback(endpoint.close)
             url = endpoint.url

@@ -1,15 +1,13 @@
-"""Health of ``cxi-writer`` as Prometheus text over HTTP, and the counts behind it."""
+"""Health of ``cxi-writer``: its counts, and the metrics made of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from beamline.core.errors import ConfigurationError
-
-__all__ = ["HealthEndpoint", "WriterCounts"]
+__all__ = ["WriterCounts", "writer_metrics"]
 
 #: Counters by field of `WriterCounts`, and what they count.
 _COUNTERS = {
@@ -87,60 +85,18 @@ class WriterCounts:
         return {**asdict(self), "hit_rate": self.hit_rate}
 
 
-class HealthEndpoint:
-    """``GET /metrics`` on an address of its own, answered by a thread.
+def writer_metrics(counts: WriterCounts) -> Iterator[Any]:
+    """Yield what the health endpoint shows."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    Parameters
-    ----------
-    host, port
-        To listen on; port 0 takes a free one.
-    counts
-        Returns what is shown.
-
-    Attributes
-    ----------
-    url : str
-
-    Raises
-    ------
-    ConfigurationError
-        If the port is taken.
-    """
-
-    def __init__(self, host: str, port: int, counts: Callable[[], WriterCounts]) -> None:
-        from prometheus_client import CollectorRegistry, start_http_server
-
-        self._counts = counts
-        registry = CollectorRegistry()
-        registry.register(self)
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the health endpoint cannot listen on {host}:{port}: {error.strerror}; choose "
-                "another port with --health-port."
-            ) from None
-        self.url = f"http://{host}:{self._server.server_port}/metrics"
-
-    def collect(self) -> Iterator[Any]:
-        """Yield the metrics of this moment."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        counts = self._counts()
-        for name, text in _COUNTERS.items():
-            yield CounterMetricFamily(f"cxi_writer_{name}", text, getattr(counts, name))
-        for name, text in _GAUGES.items():
-            yield GaugeMetricFamily(f"cxi_writer_{name}", text, float(getattr(counts, name)))
-        last = GaugeMetricFamily(
-            "cxi_writer_last_error_time_seconds",
-            "When something went wrong last, and what; 0 for never.",
-            labels=["reason"],
-        )
-        last.add_metric([counts.last_error], counts.last_error_time)
-        yield last
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+    for name, text in _COUNTERS.items():
+        yield CounterMetricFamily(f"cxi_writer_{name}", text, getattr(counts, name))
+    for name, text in _GAUGES.items():
+        yield GaugeMetricFamily(f"cxi_writer_{name}", text, float(getattr(counts, name)))
+    last = GaugeMetricFamily(
+        "cxi_writer_last_error_time_seconds",
+        "When something went wrong last, and what; 0 for never.",
+        labels=["reason"],
+    )
+    last.add_metric([counts.last_error], counts.last_error_time)
+    yield last
