@@ -195,7 +195,7 @@ class CXIRun:
             event = CXIEvent(
                 image=image,
                 peaks=self._find_peaks(item, image),
-                photon_energy_eV=self._energy(item, number),
+                photon_energy_eV=self._feed.energy(item, number, settings.energy_key),
                 time_ns=round(self._time(item, number) * 1e9),
                 run_uid=self._uid,
                 batch_id=stream.name,
@@ -245,19 +245,6 @@ class CXIRun:
                 f"event {item.seq_num} of {item.stream.name} is refused: the peak finder failed on "
                 f"a frame of {image.dtype} {image.shape} with {type(error).__name__}: {error}"
             ) from error
-
-    def _energy(self, item: EventFrames, number: int) -> float:
-        key = self._settings.energy_key
-        found = item.reading(key) or item.reading("photon_energy")
-        if found is None:
-            stored = item.stored("PhotonEnergy", number)
-            if stored is not None:
-                return stored
-            found = self._feed.first.get(key)
-        if found is not None:
-            return to_unit(*found, "eV", "eV")
-        configured = item.stream.photon_energy
-        return math.nan if configured is None else configured
 
     def _time(self, item: EventFrames, number: int) -> float:
         if item.event is not None:

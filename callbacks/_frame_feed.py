@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from beamline.crystallography.geometry import Detector
 from callbacks._frames import FrameNotReadyError, FrameSource, MissingFrameError
-from callbacks._image_stream import ImageStream, is_scalar
+from callbacks._image_stream import ImageStream, is_scalar, to_unit
 
 __all__ = ["EventFrames", "FrameFeed"]
 
@@ -129,6 +130,30 @@ class FrameFeed:
     def waiting(self) -> int:
         """Number of events that were not delivered yet."""
         return len(self._pending)
+
+    def energy(self, item: EventFrames, number: int, key: str) -> float:
+        """Return the photon energy of a frame, eV; NaN if nobody knows.
+
+        From the event, else from what the detector stored with the frame, the baseline, or the
+        configuration of the detector.
+
+        Parameters
+        ----------
+        item, number
+            Event, and which of its frames.
+        key
+            Data key of the energy; that of inference runs, ``photon_energy``, is known besides.
+        """
+        found = item.reading(key) or item.reading("photon_energy")
+        if found is None:
+            stored = item.stored("PhotonEnergy", number)
+            if stored is not None:
+                return stored
+            found = self.first.get(key)
+        if found is not None:
+            return to_unit(*found, "eV", "eV")
+        configured = item.stream.photon_energy
+        return math.nan if configured is None else configured
 
     def add(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one document."""

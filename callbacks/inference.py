@@ -36,7 +36,7 @@ from beamline.streaming.inference import PipelineInput
 from beamline.streaming.queue import ShardedQueueManager
 from beamline.streaming.simulate import timestamp
 from callbacks._frame_feed import EventFrames, FrameFeed
-from callbacks._image_stream import ImageStream, to_unit
+from callbacks._image_stream import ImageStream
 
 __all__ = ["COUNTS", "RayFeeder"]
 
@@ -302,7 +302,7 @@ class RayFeeder(Closing):
         image: npt.NDArray[Any],
         frames: ShardedQueueManager,
     ) -> None:
-        energy = run.energy(item, number, self._energy_key)
+        energy = run.feed.energy(item, number, self._energy_key)
         if not 0.0 < energy < math.inf:
             self.statistics["refused"] += 1
             self._tell(
@@ -385,19 +385,6 @@ class _Run:
         grid = {key: start[key] for key in ("motors", "shape", "extents") if key in start}
         if len(grid) == 3:
             self.about["grid"] = json.dumps({k: _plain(v) for k, v in grid.items()})
-
-    def energy(self, item: EventFrames, number: int, key: str) -> float:
-        """Photon energy of a frame, eV; NaN if nobody knows."""
-        found = item.reading(key)
-        if found is None:
-            stored = item.stored("PhotonEnergy", number)
-            if stored is not None:
-                return stored
-            found = self.feed.first.get(key)
-        if found is not None:
-            return to_unit(*found, "eV", "eV")
-        configured = item.stream.photon_energy
-        return math.nan if configured is None else configured
 
     def time_ns(self, item: EventFrames, number: int) -> int:
         """Time of a frame, Unix, ns."""

@@ -74,6 +74,34 @@ def kill(pid: int) -> None:
         return
 
 
+def reference_shard():
+    """The class of the queue actors that the reference pipeline makes: no leases, no end."""
+
+    class ReferenceShard:
+        def __init__(self, maxsize):
+            self.items, self.maxsize = [], maxsize
+
+        def put(self, item):
+            if len(self.items) >= self.maxsize:
+                return False
+            self.items.append(item)
+            return True
+
+        def get(self):
+            return self.items.pop(0) if self.items else None
+
+        def size(self):
+            return len(self.items)
+
+        def is_empty(self):
+            return not self.items
+
+        def is_full(self):
+            return len(self.items) >= self.maxsize
+
+    return ReferenceShard
+
+
 class Command:
     """``cxi-writer`` as a process of its own."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cxi_runs import Command, config, kill, ray_processes, rows, until
+from cxi_runs import Command, config, kill, ray_processes, reference_shard, rows, until
 from q2_items import ENERGY, SHAPE, geometry_file, make
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -192,34 +192,6 @@ def test_every_bad_item_is_counted_and_named_and_every_good_one_written(fill, pl
         assert any(word in reason for reason in reasons), word
         assert word in caplog.text
     assert done["last_error"]
-
-
-def reference_shard():
-    """The class of the queue actors that the reference pipeline makes: no leases, no end."""
-
-    class ReferenceShard:
-        def __init__(self, maxsize):
-            self.items, self.maxsize = [], maxsize
-
-        def put(self, item):
-            if len(self.items) >= self.maxsize:
-                return False
-            self.items.append(item)
-            return True
-
-        def get(self):
-            return self.items.pop(0) if self.items else None
-
-        def size(self):
-            return len(self.items)
-
-        def is_empty(self):
-            return not self.items
-
-        def is_full(self):
-            return len(self.items) >= self.maxsize
-
-    return ReferenceShard
 
 
 def test_queues_of_the_reference_are_consumed_as_they_are(namespace, place):

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from cxi_runs import reference_shard
 
 from beamline.core.errors import ConfigurationError, MissingError, QueueError, StorageError
 from beamline.streaming.items import PipelineOutput, PreprocessingMetadata
@@ -248,34 +249,9 @@ def test_a_killed_queue_comes_back_from_its_log(namespace, party, tmp_path):
 def test_the_references_own_actors_are_consumed_as_they_are(namespace):
     import ray
 
-    @ray.remote(num_cpus=0)
-    class ReferenceQueue:
-        """Of the shape that peaknet-pipeline-ray's actors have."""
-
-        def __init__(self, maxsize):
-            self.items, self.maxsize = [], maxsize
-
-        def put(self, item):
-            if self.is_full():
-                return False
-            self.items.append(item)
-            return True
-
-        def get(self):
-            return self.items.pop(0) if self.items else None
-
-        def size(self):
-            return len(self.items)
-
-        def is_empty(self):
-            return not self.items
-
-        def is_full(self):
-            return len(self.items) >= self.maxsize
-
+    shard = ray.remote(num_cpus=0)(reference_shard())
     actors = [
-        ReferenceQueue.options(name=f"theirs_shard_{i}", lifetime="detached").remote(8)
-        for i in range(3)
+        shard.options(name=f"theirs_shard_{i}", lifetime="detached").remote(8) for i in range(3)
     ]
     for i in range(12):
         ray.get(actors[i % 3].put.remote({"i": i}))
