@@ -742,6 +742,21 @@ def test_a_page_with_columns_of_different_length_is_named(tmp_path: Path):
     assert len(writer.files) == 1
 
 
+@pytest.mark.parametrize("key", ["seq_num", "time", "timestamps"])
+def test_an_event_without_a_part_of_it_costs_no_other_event(tmp_path: Path, key: str):
+    writer = NeXusWriter(tmp_path)
+    documents = list(line_run(points=4))
+    place = [i for i, (name, _) in enumerate(documents) if name == "event"][1]
+    broken = {k: v for k, v in documents[place][1].items() if k != key}
+    for i, (name, doc) in enumerate(documents):
+        if i == place:
+            with pytest.raises(KeyError, match=key):
+                writer(name, broken)
+        writer(name, doc)
+    with h5py.File(writer.files[0]) as file:
+        assert file["entry/bluesky/streams/primary/seq_num"][()].tolist() == [1, 2, 3, 4]
+
+
 def test_frames_that_are_missing_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = write(tmp_path, stills_run(tmp_path / "gone.h5"))
     assert "gone.h5" in caplog.text
