@@ -1,13 +1,10 @@
-(
-    """Cost of the catalogue: bringing runs in, reading them, and what a scan feels of it.
+"""Cost of the catalogue: bringing runs in, reading them, and what a scan feels of it.
 
 The points of one scan (RunEngine, `ophyd.sim`, journal) are timed while the feeding process imports
 tiled and works off a backlog. It is stopped (SIGSTOP), made an equal of the scan, and left to give
 way, in turns of half a second, so that a busy machine troubles all three alike. Run with
 ``python benchmarks/catalogue.py [ROWS [SECONDS]]``; ends with status 1 if a limit is missed.
 """
-    ""
-)
 
 import contextlib
 import os

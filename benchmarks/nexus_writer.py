@@ -1,13 +1,10 @@
-(
-    """Cost of the NeXus writer, beside plain buffered h5py in the same run.
+"""Cost of the NeXus writer, beside plain buffered h5py in the same run.
 
 Ten data keys with time stamps (22 columns), as single events and as pages of 1,000, through the
 router. Times are of the processor, so that a busy machine does not count; the stop document is
 given with the wait for the disk as well. Run with
 ``python benchmarks/nexus_writer.py [ROWS [MANY_ROWS]]``; ends with status 1 if a limit is missed.
 """
-    ""
-)
 
 import sys
 import tempfile
