@@ -37,6 +37,12 @@ static bool same(double a, double b)
     return a == b || (isnan(a) && isnan(b));
 }
 
+/* What drifts also jumps: the beam is lost, a gauge fails. */
+static bool jumped(double value, double told)
+{
+    return !(fabs(value - told) <= 0.1 * fabs(told));
+}
+
 enum extent { ALL, CHANGES, CHANGES_AND_COUNTS };
 
 static void tell(struct subscription *subscription, const struct sim *sim, enum extent extent,
@@ -49,10 +55,10 @@ static void tell(struct subscription *subscription, const struct sim *sim, enum 
     buffer_format(out, "UPD:%.6f:", sim_unix_time(sim));
     for (int i = 0; i < subscription->count; i++) {
         const struct pv *pv = subscription->pvs[i];
-        if (!drifting && pv_drifts(pv))
-            continue;
         const char *text = pv_text(pv);
         double value = text == NULL ? pv_value(sim, pv) : 0.0;
+        if (!drifting && pv_drifts(pv) && !jumped(value, subscription->told[i]))
+            continue;
         if (extent != ALL && (text != NULL || same(value, subscription->told[i]))
             && !(extent == CHANGES_AND_COUNTS && pv_is_count_result(pv)))
             continue;

@@ -27,7 +27,8 @@ void subscription_tell_all(struct subscription *subscription, const struct sim *
                            struct buffer *out);
 /* Append a line with the values that differ from what was told, and the results of a count if one
  * has just ended; nothing if there are none. What drifts is told once per interval at most, however
- * often something happens that is told at once; in lock step, where only commands pass time, always. */
+ * often something happens that is told at once, unless it jumps by more than a tenth; in lock step,
+ * where only commands pass time, always. */
 void subscription_tell_changes(struct subscription *subscription, const struct sim *sim,
                                bool counted, struct buffer *out);
 

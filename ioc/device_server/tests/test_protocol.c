@@ -258,6 +258,10 @@ static void test_subscription(void)
     session_update(&session, &sim, false);
     CHECK(*updated(taken(), "BL02:RING:CURRENT"), "lock step hides what drifts");
     sim.lock_step = false;
+    ask("FAULT:BL02:RING:CURRENT:DUMP");
+    sim_tell(&sim);
+    UPDATED(taken(), "BL02:RING:CURRENT", "0"); /* jumps */
+    ask("FAULT:BL02:RING:CURRENT:NONE");
     snprintf(text, sizeof text, "%s", ask("SUBSCRIBE:BL02:SHUTTER:*:10")); /* replaces the first */
     CHECK(strncmp(text, "OK:2;BL02:SHUTTER:STATUS,BL02:SHUTTER:CMD\nUPD:", 46) == 0, "%s", text);
     EXPECT("UNSUBSCRIBE", "OK:UNSUBSCRIBED");
