@@ -1,5 +1,6 @@
 """cxi-writer's configuration: files, overrides, misspelt keys, agreement with a pipeline."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -8,10 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from beamline.core.errors import ConfigurationError, ConnectionLostError
-from beamline.streaming.cluster import connected
+from beamline.core.errors import ConfigurationError
 from beamline.streaming.config import (
-    RaySettings,
     WriterConfig,
     load_config,
     merge_config_with_overrides,
@@ -170,16 +169,26 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):
     assert "--pipeline-config" in bare.stderr
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
+def test_an_address_where_nobody_listens_is_refused_at_once():
+    """In a process of its own: one that is connected to Ray stays so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    given = RaySettings.model_validate({"address": address})
-    with pytest.raises(ConnectionLostError, match=f"no Ray cluster answers at {address}"):
-        connected(given).__enter__()
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConnectionLostError, match=f"no Ray cluster answers at {address}"):
-        connected(RaySettings.model_validate({})).__enter__()
+    code = (
+        "from beamline.streaming.cluster import connected\n"
+        "from beamline.streaming.config import RaySettings\n"
+        f"for given in ({{'address': {address!r}}}, {{}}):\n"
+        "    try:\n"
+        "        with connected(RaySettings.model_validate(given)): print('connected')\n"
+        "    except Exception as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
+        env=os.environ | {"RAY_ADDRESS": address},
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"no Ray cluster answers at {address}: ") for line in lines)
 
 
 def test_help_imports_nothing_heavy():
