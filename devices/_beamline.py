@@ -165,18 +165,38 @@ class Beamline(Device):
 
 
 def _urge(signals: list[Any], deadline: float) -> None:
-    """Ask once more for what ophyd asks only once.
+    """Ask once more for what ophyd and pyepics hear only once.
 
-    A signal is connected when metadata and access rights have come. ophyd looks when the metadata
-    come and not when the access rights do, and asks for the metadata only once.
+    A signal is connected when the channel, its access rights and its metadata are known. Each of
+    these comes by a callback that finds nobody if it is early, and none of them comes twice.
     """
+    from epics import ca
+
     for signal in signals:
         if not isinstance(signal, EpicsSignalBase) or time.monotonic() > deadline:
             continue
-        if all(signal._connection_states.values()):  # noqa: SLF001
-            signal._set_event_if_ready()  # noqa: SLF001
-            with contextlib.suppress(TimeoutError, *channel_access_errors()):
+        with contextlib.suppress(TimeoutError, *channel_access_errors()):
+            answered = True
+            for pv in _channels(signal):
+                if not pv.connected and ca.isConnected(pv.chid):
+                    pv.force_connect()
+                answered &= pv.connected
+                if not pv.connected:
+                    continue
+                if not signal._connection_states[pv.pvname]:  # noqa: SLF001
+                    signal._pv_connected(pv.pvname, True, pv)  # noqa: SLF001
+                if not signal._access_rights_valid[pv.pvname]:  # noqa: SLF001
+                    rights = ca.read_access(pv.chid), ca.write_access(pv.chid)
+                    signal._pv_access_callback(*map(bool, rights), pv)  # noqa: SLF001
+            if answered:
+                signal._set_event_if_ready()  # noqa: SLF001
                 signal.wait_for_connection(timeout=1.0)
+
+
+def _channels(signal: EpicsSignalBase) -> list[Any]:
+    """Return the pyepics PVs of a signal, each once."""
+    read, write = signal._read_pv, getattr(signal, "_write_pv", None)  # noqa: SLF001
+    return [read] if write is None or write is read else [read, write]
 
 
 def _not_connected(missing: list[Any], total: int, timeout: float) -> str:

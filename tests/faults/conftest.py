@@ -22,7 +22,7 @@ def faulty_bl(faulty, tmp_path_factory):
     from devices import Beamline
 
     beamline = Beamline(faulty.prefix, frames_dir=tmp_path_factory.mktemp("frames"))
-    beamline.connect(timeout=20)
+    beamline.connect(timeout=60)
     beamline.counters.exposure.set(0.01).wait(10)
     yield beamline
     beamline.destroy()

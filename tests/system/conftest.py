@@ -28,7 +28,7 @@ def bl(simulated, tmp_path_factory):
     from devices import Beamline
 
     beamline = Beamline(simulated.prefix, frames_dir=tmp_path_factory.mktemp("frames"))
-    beamline.connect(timeout=20)
+    beamline.connect(timeout=60)
     beamline.counters.exposure.set(0.01).wait(10)
     yield beamline
     beamline.destroy()
@@ -55,7 +55,7 @@ def fragile_bl(fragile, tmp_path):
     from devices import Beamline
 
     beamline = Beamline(fragile.prefix, frames_dir=tmp_path / "frames")
-    beamline.connect(timeout=20)
+    beamline.connect(timeout=60)
     yield beamline
     beamline.destroy()
 
@@ -79,7 +79,7 @@ def speckle_bl(speckle, tmp_path_factory):
     from devices import Beamline
 
     beamline = Beamline(speckle.prefix, frames_dir=tmp_path_factory.mktemp("speckle-frames"))
-    beamline.connect(timeout=20)
+    beamline.connect(timeout=60)
     beamline.area_detector.sim_mode.set("Speckle").wait(10)
     yield beamline
     beamline.destroy()

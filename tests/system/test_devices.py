@@ -88,12 +88,18 @@ def test_the_sample_is_chosen_by_name(bl):
         bl.sample.select.set("Unobtainium")
 
 
-@pytest.mark.parametrize("late", ["metadata", "access rights"])
-def test_what_ophyd_missed_while_connecting_is_asked_again(bl, late):
+@pytest.mark.parametrize("missed", ["metadata", "access rights", "connection", "channel", "last"])
+def test_what_was_missed_while_connecting_is_asked_again(bl, missed):
     signal = bl.sample.x.user_setpoint
-    # As ophyd leaves a signal whose metadata could not be got, or whose access rights came last.
-    if late == "metadata":
+    # As ophyd and pyepics leave a signal whose callbacks came too early, or in another order.
+    if missed == "metadata":
         signal._received_first_metadata[signal.pvname] = False
+    if missed == "access rights":
+        signal._access_rights_valid[signal.pvname] = False
+    if missed in ("connection", "channel"):
+        signal._connection_states[signal.pvname] = False
+    if missed == "channel":
+        signal._read_pv.connected = False
     signal._metadata["connected"] = False
     signal._signal_is_ready.clear()
     assert not signal.connected
