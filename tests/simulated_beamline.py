@@ -5,6 +5,7 @@ ophyd. So the ports are chosen here, at import, before the modules of the tests.
 """
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,27 @@ from beamline.core.processes import Child, free_port
 from beamline.simulation import start_ioc, start_server
 from ioc.simulator import start_device_server
 
-MAIN_PORT, SPARE_PORT, FAULTY_PORT, SPECKLE_PORT = (free_port() for _ in range(4))
+_reserved: list[socket.socket] = []
+
+
+def reserved_port() -> int:
+    """A free port that `free_port` gives to nobody else, until an IOC wants it and after it ends.
+
+    A socket that is bound and does not listen keeps others away, and the IOC may bind it as well.
+    """
+    while True:
+        port, holder = free_port(), socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+        else:
+            _reserved.append(holder)
+            return port
+
+
+MAIN_PORT, SPARE_PORT, FAULTY_PORT, SPECKLE_PORT = (reserved_port() for _ in range(4))
 os.environ.update(client_environment(MAIN_PORT))
 os.environ["EPICS_CA_ADDR_LIST"] += "".join(
     f" 127.0.0.1:{port}" for port in (SPARE_PORT, FAULTY_PORT, SPECKLE_PORT)

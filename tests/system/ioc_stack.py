@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from simulated_beamline import reserved_port
+
 from beamline.core.epics import client_environment
-from beamline.core.processes import Child, free_port
+from beamline.core.processes import Child
 from ioc.simulator import start_device_server
 
 # EPICS' own library reads its environment once per process, so every client gets a process.
@@ -51,7 +53,7 @@ class Stack:
         self.directory = directory
         self.ioc_options = ioc_options
         self.server_options = server_options
-        self.port = free_port()
+        self.port = reserved_port()
         self.environment = client_environment(self.port)
         self.server = start_device_server(log=directory / "server.log", **server_options)
         self.server_port = int(self.server.info["port"])
