@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ophyd import Component as Cpt
@@ -69,8 +70,9 @@ class Attenuator(_FreshDevice):
 class Shutter(_FreshDevice):
     """Photon shutter: ``shutter``, 1 = open.
 
-    ``set`` takes ``"Open"``, ``"Close"``, 1 or 0 and is done when the status says so. It closes
-    when a plan is paused and opens again when the plan resumes.
+    ``set`` takes ``"Open"``, ``"Close"``, 1 or 0 and is done when the status says so, and its
+    monitor has told the suspenders that watch it. It closes when a plan is paused and opens again
+    when the plan resumes.
     """
 
     status = Named(FreshSignalRO, "STATUS", name="shutter", kind="normal", auto_monitor=True)
@@ -78,6 +80,8 @@ class Shutter(_FreshDevice):
 
     #: Seconds that a change may take.
     travel_timeout = 10.0
+    #: Seconds after a command from which on a get is believed although the monitor is silent.
+    monitor_patience = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._reopen = False
@@ -124,20 +128,32 @@ class Shutter(_FreshDevice):
                 f'{self.name} ({self.command.pvname}) takes "Open", "Close", 1 or 0, found '
                 f"{value!r}."
             )
+        begun = time.monotonic()
+        heard = False
+
+        def verify(_: Operation, samples: list[Sample]) -> None:
+            self._verify(samples[0], wanted)
+            # Suspenders go by the monitor, which may be later than the answer to a get.
+            if not heard and time.monotonic() < begun + self.monitor_patience:
+                raise StillBusy
+
         operation = Operation(
             self,
             f"the command to {'open' if wanted else 'close'} {self.command.pvname}",
             timeout_after=self.travel_timeout,
             busy=lambda timeout: read_many([self.status], timeout)[0].value != wanted,
             channels=[self.status.channel],
-            verify=lambda _, samples: self._verify(samples[0], wanted),
+            verify=verify,
             error=DeviceServerError,
         )
 
-        def watch(**_: Any) -> None:
+        def watch(value: float, **_: Any) -> None:
+            nonlocal heard
+            heard = value == wanted
             operation.completed()
 
         self.status.subscribe(watch, run=False)
+        heard = latest(self.status) == wanted
         operation.add_callback(lambda _: self.status.clear_sub(watch))
         return operation.begin(self.command, wanted)
 

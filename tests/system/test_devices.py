@@ -1,6 +1,7 @@
 """Ophyd devices against the real IOC and device server."""
 
 import os
+import queue
 import signal
 import time
 from pathlib import Path
@@ -312,6 +313,17 @@ def test_the_shutter_opens_and_closes(bl):
         assert bl.shutter.read()["shutter"]["value"] == int(expected)
     with pytest.raises(ValueError, match=r'takes "Open", "Close", 1 or 0'):
         bl.shutter.set("Ajar")
+
+
+def test_the_shutter_is_done_when_suspenders_know(bl):
+    # A suspender gets what the monitor told last when it is installed; bluesky waits for ever if
+    # that is wrong and is put right while a plan begins.
+    for wanted in (1, 0) * 15:
+        bl.shutter.set(wanted).wait(WAIT)
+        told = queue.SimpleQueue()
+        subscription = bl.shutter.status.subscribe(lambda value, **_: told.put(value))  # noqa: B023
+        assert told.get(timeout=WAIT) == wanted
+        bl.shutter.status.unsubscribe(subscription)
 
 
 def test_a_pause_closes_the_shutter_and_a_resume_opens_it(bl):

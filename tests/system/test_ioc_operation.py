@@ -257,8 +257,9 @@ def test_settings_survive_kill_and_restart_of_the_ioc_and_of_the_server(tmp_path
             put("ATTEN:FACTOR", 0.25)
             """
         )
+        # It is saved once per second, perhaps between two of the puts: wait for the last one.
         end = time.monotonic() + 10
-        while "750" not in autosave.read_text() or '"Pause"' not in autosave.read_text():
+        while f'"{Path.cwd()}"' not in autosave.read_text():
             assert time.monotonic() < end
             time.sleep(0.05)
         look = """
