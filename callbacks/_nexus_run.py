@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from beamline.core.errors import MissingError, StorageError
 from beamline.documents.consumers import DocumentError
@@ -193,10 +193,7 @@ class NexusRun:
         self._commit()
 
     def _event(self, doc: Document) -> None:
-        found = self._by_descriptor.get(doc["descriptor"])
-        rows, keys = found or self._unknown("event", doc)
-        if rows.datum_keys:
-            self._link_classic_frames(rows, doc)
+        rows, keys = self._rows_of("event", doc)
         if self._failure is not None:
             self._refuse(1)
         try:
@@ -212,10 +209,7 @@ class NexusRun:
         count = len(doc["seq_num"])
         if not count:
             return
-        found = self._by_descriptor.get(doc["descriptor"])
-        rows, keys = found or self._unknown("event_page", doc)
-        if rows.datum_keys:
-            self._link_classic_frames(rows, doc)
+        rows, keys = self._rows_of("event_page", doc)
         for part in (doc["data"], doc["timestamps"]):
             if any(key not in part or len(part[key]) != count for key in keys.names):
                 which = f"events {doc['seq_num'][0]} to {doc['seq_num'][-1]}"
@@ -225,11 +219,17 @@ class NexusRun:
         if rows.take_page(doc, keys) or time.monotonic() - self._flushed >= self._interval:
             self._flush()
 
-    def _unknown(self, name: str, doc: Document) -> NoReturn:
-        raise MissingError(
-            f"run {self.uid[:8]}: an {name} refers to descriptor {doc['descriptor']}, which "
-            "was never received; it is not in the file."
-        )
+    def _rows_of(self, name: str, doc: Document) -> tuple[StreamRows, EventKeys]:
+        """Find the stream of events and the data keys that they must have."""
+        found = self._by_descriptor.get(doc["descriptor"])
+        if found is None:
+            raise MissingError(
+                f"run {self.uid[:8]}: an {name} refers to descriptor {doc['descriptor']}, which "
+                "was never received; it is not in the file."
+            )
+        if found[0].datum_keys:
+            self._link_classic_frames(found[0], doc)
+        return found
 
     def _incomplete(
         self, rows: StreamRows, keys: EventKeys, doc: Document, which: str

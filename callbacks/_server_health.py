@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from beamline.core.metrics import last_error_metric
 from beamline.documents.network import DocumentSubscriber, NetworkCounts
 
 __all__ = ["ServerCounts", "server_metrics"]
@@ -106,13 +107,12 @@ def server_metrics(
         "Time since the oldest document was announced that has not been delivered.",
         subscriber.lag,
     )
-    last = GaugeMetricFamily(
-        "beamline_callbacks_last_error_time_seconds",
+    yield last_error_metric(
+        "beamline_callbacks",
         "When a consumer last failed, and how; 0 for never.",
-        labels=["reason"],
+        counts.last_error,
+        counts.last_error_time,
     )
-    last.add_metric([counts.last_error], counts.last_error_time)
-    yield last
 
 
 def _counter(name: str, text: str, value: float) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from beamline.cli.log_file import log_handlers
+
 __all__ = ["main"]
 
 _PATH = click.Path(path_type=Path)
@@ -178,22 +180,10 @@ def _write(config: Mapping[str, Any]) -> int:
 
 
 def _start_log(level: str, file: str | None) -> None:
-    from beamline.core.errors import ConfigurationError
-
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if file is not None:
-        try:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(file, encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(
-                f"the log can't be written to {file}: {error.strerror}; choose another "
-                "system.log_file."
-            ) from None
     logging.basicConfig(
         level=level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=handlers,
+        handlers=log_handlers(file),
         force=True,
     )
 

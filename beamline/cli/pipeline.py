@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from beamline.cli.log_file import log_handlers
+
 if TYPE_CHECKING:
     from beamline.streaming.inference import PipelineInput
     from beamline.streaming.pipeline_config import PipelineConfig
@@ -137,18 +139,8 @@ def _source(config: PipelineConfig) -> Generator[PipelineInput, None, None]:
 
 def _set_up_log(config: PipelineConfig) -> None:
     system = config.system
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if system.log_file is not None:
-        from beamline.core.errors import ConfigurationError
-
-        try:
-            system.log_file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(system.log_file, encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(
-                f"the log can't be written to {system.log_file}: {error.strerror}; choose another "
-                "system.log_file."
-            ) from None
     logging.basicConfig(
-        level=system.log_level, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers
+        level=system.log_level,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=log_handlers(system.log_file),
     )

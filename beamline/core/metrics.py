@@ -7,7 +7,7 @@ from typing import Any
 
 from beamline.core.errors import ConfigurationError
 
-__all__ = ["MetricsEndpoint"]
+__all__ = ["MetricsEndpoint", "last_error_metric"]
 
 
 class MetricsEndpoint:
@@ -54,3 +54,20 @@ class MetricsEndpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+
+def last_error_metric(prefix: str, text: str, sentence: str, moment: float) -> Any:
+    """Return the gauge of when something went wrong last, with what it was as label ``reason``.
+
+    Parameters
+    ----------
+    prefix, text
+        Of the metric's name, and its help.
+    sentence, moment
+        What went wrong, and when (s since 1970); empty and 0 for never.
+    """
+    from prometheus_client.core import GaugeMetricFamily
+
+    last = GaugeMetricFamily(f"{prefix}_last_error_time_seconds", text, labels=["reason"])
+    last.add_metric([sentence], moment)
+    return last

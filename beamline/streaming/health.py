@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from beamline.core.metrics import last_error_metric
+
 __all__ = ["WriterCounts", "writer_metrics"]
 
 #: Counters by field of `WriterCounts`, and what they count.
@@ -93,10 +95,9 @@ def writer_metrics(counts: WriterCounts) -> Iterator[Any]:
         yield CounterMetricFamily(f"cxi_writer_{name}", text, getattr(counts, name))
     for name, text in _GAUGES.items():
         yield GaugeMetricFamily(f"cxi_writer_{name}", text, float(getattr(counts, name)))
-    last = GaugeMetricFamily(
-        "cxi_writer_last_error_time_seconds",
+    yield last_error_metric(
+        "cxi_writer",
         "When something went wrong last, and what; 0 for never.",
-        labels=["reason"],
+        counts.last_error,
+        counts.last_error_time,
     )
-    last.add_metric([counts.last_error], counts.last_error_time)
-    yield last

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from beamline.core.errors import CorrelationError
 from beamline.xpcs.adapters import host_array
 
-__all__ = ["checked_frame_time", "checked_levels", "checked_photons"]
+__all__ = ["checked_frame_time", "checked_levels", "checked_missing", "checked_photons"]
 
 
 def checked_frame_time(frame_time: float) -> float:
@@ -29,6 +29,13 @@ def checked_levels(levels: int) -> int:
     if not 1 <= levels <= 24:
         raise CorrelationError(f"levels is {levels}, expected 1 to 24.")
     return levels
+
+
+def checked_missing(number: int) -> int:
+    """Return how many frames are missing, or raise CorrelationError."""
+    if number < 0:
+        raise CorrelationError(f"{number} frames are missing, expected 0 or more.")
+    return number
 
 
 def checked_photons(

@@ -8,7 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
-from beamline.xpcs._inputs import checked_frame_time, checked_levels, checked_photons
+from beamline.xpcs._inputs import (
+    checked_frame_time,
+    checked_levels,
+    checked_missing,
+    checked_photons,
+)
 from beamline.xpcs.adapters import host_array
 from beamline.xpcs.bins import Bins
 from beamline.xpcs.correlation import (
@@ -163,9 +168,7 @@ class MultiTau:
 
         Pairs of which a frame is missing are left out; `Correlation.affected` marks their lags.
         """
-        if number < 0:
-            raise CorrelationError(f"{number} frames are missing, expected 0 or more.")
-        if number:
+        if checked_missing(number):
             self._flush()
             self._pyramid.skip(number)
             self._n_skipped += number

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beamline.core.errors import CorrelationError
-from beamline.xpcs._inputs import checked_photons
+from beamline.xpcs._inputs import checked_missing, checked_photons
 from beamline.xpcs.adapters import host_array
 from beamline.xpcs.stability import IntensityTrace, MeanIntensity
 
@@ -151,9 +151,7 @@ class Saxs:
 
     def skip(self, number: int) -> None:
         """Say that frames are missing here: the time goes on."""
-        if number < 0:
-            raise CorrelationError(f"{number} frames are missing, expected 0 or more.")
-        self._trace.skip(number)
+        self._trace.skip(checked_missing(number))
 
     def _room(self) -> int:
         """Return how many frames the last segment still takes, after a new one if it is full."""
