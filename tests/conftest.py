@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["pytester", "second_run"]
+
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile(
     "beamline", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True,
