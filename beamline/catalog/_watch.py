@@ -25,10 +25,9 @@ def state(path: Path) -> tuple[str, int]:
         If it is not a journal.
     """
     with JournalReader(path) as reader:
-        if reader.stop() is not None:
+        stop, running = reader.outcome()
+        if stop is not None:
             return COMPLETE, reader.size
-        # Asked in this order: a writer that ends between the questions is seen as running.
-        running = reader.being_written
         if not running:
             reader.start()
         return (RUNNING if running else INCOMPLETE), reader.size
@@ -83,7 +82,9 @@ class Watch:
             self.done(path)
             return False
         try:
-            if self._open[path] == path.stat().st_size:
+            # Asked before it is read: what is written meanwhile makes it another file.
+            found = path.stat().st_size
+            if self._open[path] == found:
                 return False
             status, size = state(path)
         except FileNotFoundError:
@@ -91,7 +92,7 @@ class Watch:
             return False
         except FileFormatError:
             # Empty for a moment while it is made, or broken: looked at again when it has grown.
-            self._open[path] = path.stat().st_size
+            self._open[path] = found
             return False
         if status == RUNNING:
             return False

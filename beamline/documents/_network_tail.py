@@ -168,6 +168,6 @@ def summary(path: Path) -> tuple[float, str]:
     """
     with JournalReader(path) as reader:
         moment = reader.start().get("time")
-        ended = reader.stop() is not None
-        state = ENDED if ended else (OPEN if reader.being_written else CUT)
+        stop, alive = reader.outcome()
+        state = ENDED if stop is not None else (OPEN if alive else CUT)
     return (float(moment) if isinstance(moment, int | float) else 0.0), state

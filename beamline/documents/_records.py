@@ -196,6 +196,14 @@ class JournalReader(Closing):
         found = _document(payload) if isinstance(payload, bytes) else None
         return found[1] if isinstance(found, tuple) and found[0] == "stop" else None
 
+    def outcome(self) -> tuple[dict[str, Any] | None, bool]:
+        """Return the stop document; or None, and whether a living process goes on writing."""
+        stop = self.stop()
+        if stop is None and self.being_written:
+            return None, True
+        # A writer may have ended between the two questions.
+        return stop or self.stop(), False
+
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield (name, doc) in the order of recording; what is damaged is left out."""
         for payload in self.payloads():

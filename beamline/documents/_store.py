@@ -238,9 +238,9 @@ def summarize(path: Path) -> RunSummary:
     """
     with JournalReader(path) as reader:
         start = reader.start()
-        stop = reader.stop()
+        stop, alive = reader.outcome()
         try:
-            return _summary(reader, start, stop)
+            return _summary(reader, start, stop, alive=alive)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(
                 f"{path} holds documents that break the rules of event-model: {error!r}."
@@ -248,12 +248,15 @@ def summarize(path: Path) -> RunSummary:
 
 
 def _summary(
-    reader: JournalReader, start: Mapping[str, Any], stop: Mapping[str, Any] | None
+    reader: JournalReader,
+    start: Mapping[str, Any],
+    stop: Mapping[str, Any] | None,
+    *,
+    alive: bool,
 ) -> RunSummary:
     begun = _seconds(start.get("time"), 0.0)
     damage = duration = None
     if stop is None:
-        alive = reader.being_written
         num_events = count_events(reader)
         status = "running" if alive else "incomplete"
         damage = None if alive else reader.damage

@@ -22,7 +22,10 @@ from beamline.catalog._client import opened
 from beamline.documents import Fanout, Journal, JournalWriter
 from beamline.documents.replay import CUT_OFF
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+#: Seconds for the feed, which imports tiled first and gives way to everybody else.
+PATIENCE = 300.0
 
 
 def alive(pid):
@@ -32,7 +35,7 @@ def alive(pid):
         return False
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -69,7 +72,7 @@ def session(tmp_path_factory):
             engine(run_wrapper(lost()))
         uids.append(journal.last_uid)
         for uid in uids:
-            feed.wait(uid, 60)
+            feed.wait(uid, PATIENCE)
         client = open_catalog(data_dir)
         yield data_dir, feed, client, live, uids
         client.context.close()
@@ -197,11 +200,11 @@ def searched(tmp_path_factory):
 def test_new_runs_are_seen_by_an_open_client_in_order_of_start(session):
     data_dir, feed, catalog, _, _ = session
     uid = record(data_dir, scan_id=50)
-    feed.wait(uid)
+    feed.wait(uid, PATIENCE)
     assert catalog[-1].start["uid"] == uid
     # One that is recorded late but began earlier does not become the latest.
     old = record(data_dir, scan_id=51, begun=time.time() - 86400)
-    feed.wait(old)
+    feed.wait(old, PATIENCE)
     assert catalog[-1].start["uid"] == uid
     assert catalog[51].start["uid"] == old
 
@@ -228,7 +231,7 @@ def test_frames_are_read_through_references(session):
         text=True,
     ) as writing:
         assert writing.stdout.readline() == "ready\n"
-        feed.wait(frames_run(data_dir, file, frames, scan_id=60))
+        feed.wait(frames_run(data_dir, file, frames, scan_id=60), PATIENCE)
         assert np.array_equal(catalog[60].primary["im"].read(), frames)
         data = catalog[60].primary.read()
         assert np.array_equal(data["im"].values, frames)
@@ -263,8 +266,8 @@ def test_hostile_journals_do_not_stop_the_feed(session):
     whole = (Journal(data_dir / "journal").find(uid)).path.read_bytes()
     (day / "half.journal").write_bytes(whole[:60])
     orphan = record(data_dir, scan_id=71, keys={"x": NUMBER}, values=[{"x": 1.0}])
-    feed.wait(uid)
-    feed.wait(orphan)
+    feed.wait(uid, PATIENCE)
+    feed.wait(orphan, PATIENCE)
     assert catalog[70].start["uid"] == uid
     for name in ("empty", "garbage", "half"):
         (day / f"{name}.journal").unlink()
@@ -278,12 +281,12 @@ def test_a_refused_run_is_named_and_the_next_is_taken(session):
         writer("start", run.start_doc)
         writer("stop", run.compose_stop())
     good = record(data_dir, scan_id=80)
-    feed.wait(good)
+    feed.wait(good, PATIENCE)
     with pytest.raises(CatalogError, match=f"run {bad} could not be brought into the catalogue"):
-        feed.wait()
-    feed.wait()
+        feed.wait(timeout=PATIENCE)
+    feed.wait(timeout=PATIENCE)
     with pytest.raises(CatalogError, match=f"run {bad} could not be brought into the catalogue"):
-        feed.wait(bad)
+        feed.wait(bad, PATIENCE)
     Journal(data_dir / "journal").find(bad).path.unlink()
 
 
@@ -301,7 +304,7 @@ def test_streams_of_any_name_are_in(session):
             )
             writer("event", event)
         writer("stop", run.compose_stop())
-    feed.wait(run.start_doc["uid"])
+    feed.wait(run.start_doc["uid"], PATIENCE)
     found = catalog[81]
     originals = {}
     for stream in found:
@@ -323,8 +326,8 @@ def test_a_second_session_on_the_same_directory_does_no_harm(session):
     with CatalogFeed(data_dir) as second:
         uids = [record(data_dir, scan_id=90 + i, rows=20) for i in range(5)]
         for uid in uids:
-            second.wait(uid)
-            feed.wait(uid)
+            second.wait(uid, PATIENCE)
+            feed.wait(uid, PATIENCE)
         assert len(catalog) == before + 5
         assert all(len(catalog[90 + i].primary.read()["x"]) == 20 for i in range(5))
         with pytest.raises(CatalogError, match="fed by a session"):
@@ -342,7 +345,7 @@ def test_reading_while_the_feed_writes(session):
         assert catalog[1].primary.read().sizes == {"time": 11}
         assert catalog[-1].start["uid"]
         reads += 1
-    feed.wait(uid)
+    feed.wait(uid, PATIENCE)
     assert reads >= 2
     assert catalog[100].primary.read()["x"].values.tolist() == list(range(15000))
 
@@ -360,8 +363,8 @@ def test_killed_feed_resumes_without_loss_or_double(session):
     until(lambda: not alive(pid))
     assert uid not in feed._ledger.refresh()
     later = record(data_dir, scan_id=111)
-    feed.wait(uid)
-    feed.wait(later)
+    feed.wait(uid, PATIENCE)
+    feed.wait(later, PATIENCE)
     assert feed.pid != pid
     assert len(catalog) == before + 2
     assert catalog[110].primary.read()["x"].values.tolist() == list(range(30000))

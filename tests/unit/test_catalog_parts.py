@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import math
 import multiprocessing
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,6 @@ from beamline.catalog._prepare import Preparer
 from beamline.catalog._priority import Recording
 from beamline.catalog._watch import Watch
 from beamline.core.errors import ConfigurationError, MissingError
-from beamline.core.processes import free_port
 from beamline.documents import DocumentError, Journal, JournalWriter
 
 
@@ -247,7 +247,7 @@ def test_ledger_notices_that_the_catalogue_was_made_anew(tmp_path):
 def _hold(directory, shared, ready):
     with catalog_lock(directory, shared=shared):
         ready.set()
-        time.sleep(30)
+        time.sleep(600)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -257,7 +257,7 @@ def test_lock_excludes_other_processes(tmp_path, shared):
         target=_hold, args=(tmp_path, shared, ready), daemon=True
     )
     other.start()
-    assert ready.wait(20)
+    assert ready.wait(100)
     with pytest.raises(BlockingIOError), catalog_lock(tmp_path, wait=False):
         pass
     if shared:
@@ -320,6 +320,52 @@ def test_watch_passes_over_hostile_files_until_they_change(tmp_path):
     assert watch.ready({}) == []
 
 
+def test_what_is_written_while_the_watch_reads_is_offered(tmp_path, monkeypatch):
+    from beamline.catalog import _watch
+
+    day = tmp_path / "2024-01-01"
+    day.mkdir()
+    path = day / "fast.journal"
+    path.touch()
+    with JournalWriter(tmp_path / "other") as writer:
+        for item in run_documents({"x": key("number")}, []):
+            writer(*item)
+    (whole,) = Journal(tmp_path / "other").paths()
+    real = _watch.state
+
+    def slowly(found):
+        try:
+            return real(found)
+        finally:
+            path.write_bytes(whole.read_bytes())
+
+    watch = Watch(Journal(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(_watch, "state", slowly)
+        assert watch.ready({}) == []
+    assert watch.ready({}) == [path]
+
+
+def test_a_file_that_is_taken_away_while_the_watch_reads_is_no_failure(tmp_path, monkeypatch):
+    from beamline.catalog import _watch
+
+    day = tmp_path / "2024-01-01"
+    day.mkdir()
+    bad = day / "bad.journal"
+    bad.write_bytes(b"junk")
+    real = _watch.state
+
+    def slowly(found):
+        bad.unlink()
+        return real(found)
+
+    watch = Watch(Journal(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(_watch, "state", slowly)
+        assert watch.ready({}) == []
+    assert watch.ready({}) == []
+
+
 def test_recording_is_seen_while_it_lasts(tmp_path):
     recording = Recording(Journal(tmp_path))
     assert not recording.now()
@@ -353,7 +399,7 @@ def test_the_feed_gives_way_while_a_run_is_recorded_and_no_longer(tmp_path):
         group = Path(f"/proc/{feed.pid}/autogroup")
 
         def given(niceness):
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while group.read_text().split()[-1] != niceness:
                 assert time.monotonic() < deadline, group.read_text()
                 time.sleep(0.02)
@@ -387,15 +433,19 @@ def test_addresses_that_are_refused(tmp_path, uri, reason):
 
 
 def test_a_server_that_does_not_answer_is_told_at_once(tmp_path):
-    uri = f"http://127.0.0.1:{free_port()}"
     code = (
         "import sys; from beamline.catalog import UnreachableError, open_catalog\n"
         "try: open_catalog(sys.argv[1], uri=sys.argv[2])\n"
         "except UnreachableError as error: print(error, 'tiled' in sys.modules)"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), uri], capture_output=True, text=True, check=True
-    )
+    with socket.socket() as silent:
+        # Bound, so that nobody else listens there meanwhile.
+        silent.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        out = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), uri],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
     assert f"{uri}, does not answer: Connection refused; check the setting" in out.stdout
     assert out.stdout.endswith("False\n")
 
@@ -446,12 +496,10 @@ def test_sync_needs_a_journal(tmp_path):
     assert not (tmp_path / "typing mistake").exists()
 
 
-def test_sync_with_nothing_to_do_is_quick(tmp_path):
+def test_sync_with_nothing_to_do_makes_no_catalogue(tmp_path):
     JournalWriter(tmp_path / "journal")
-    begun = time.perf_counter()
     result = sync_catalog(tmp_path)
     assert (result.added, result.present, result.failed) == (0, 0, {})
-    assert time.perf_counter() - begun < 1.0
     assert not (tmp_path / "catalog" / "catalog.db").exists()
 
 

@@ -492,6 +492,20 @@ def test_killed_writer_loses_nothing_it_had_accepted(tmp_path):
     assert summary.num_events == {"primary": len(values)}
 
 
+def test_a_run_that_ends_while_it_is_looked_at_is_not_taken_for_cut_off(tmp_path, monkeypatch):
+    documents = run_documents()
+    writer = JournalWriter(tmp_path)
+    for item in documents[:-1]:
+        writer(*item)
+
+    def ends(_):
+        writer(*documents[-1])
+        return False
+
+    monkeypatch.setattr(JournalReader, "being_written", property(ends))
+    assert Journal(tmp_path).find(-1).exit_status == "success"
+
+
 def test_full_disk_is_an_error_and_nothing_is_lost_if_space_comes_back(tmp_path):
     """A file-size limit stands for a full disk: write() fails in the middle of a record."""
     code = """
