@@ -54,7 +54,10 @@ class Scaler(Record):
         self._prefix = prefix
         self._link = link
         self._waiting: list[asyncio.Future[None]] = []
-        self._accepted = False
+        #: A count of ours that the device server has not confirmed yet.
+        self._starting = False
+        #: A count of ours went on when the link was lost.
+        self._abandoned = False
         self._delay: asyncio.TimerHandle | None = None
         self._time_scale = 1.0
         self._began = 0.0
@@ -125,6 +128,7 @@ class Scaler(Record):
         completion: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(completion)
         if not counting:
+            self._starting = True
             self.touch()
             self.fields["CNT"].post(1)
             delay = self.fields["DLY"].current
@@ -137,12 +141,11 @@ class Scaler(Record):
 
     def _send_count(self) -> None:
         self._delay = None
-        self._accepted = False
         self._link.send(f"COUNT:{self.fields['TP'].current:.17g}", self._answered)
 
     def _answered(self, answer: Answer) -> None:
         if isinstance(answer, str):
-            self._accepted = True
+            self._starting = False
         elif isinstance(answer, ConnectionLostError):
             if self.fields["CNT"].current:
                 self.lose_link()
@@ -242,11 +245,14 @@ class Scaler(Record):
             if float(values["DET:COUNTING"]):
                 self.fields["CNT"].post(1)
                 self._clear_counts()
-            elif self._accepted or not self._waiting:
+            elif not self._starting:
                 self._finish()
 
     def link_up(self) -> None:
-        """Ask how fast simulated time passes."""
+        """Ask how fast simulated time passes; end a count of ours that still goes on."""
+        if self._abandoned:
+            self._abandoned = False
+            self._link.send("COUNTSTOP", lambda _: None)
         self._link.send("TRUTH", self._take_time_scale)
 
     def _take_time_scale(self, answer: Answer) -> None:
@@ -288,7 +294,7 @@ class Scaler(Record):
         if self._delay is not None:
             self._delay.cancel()
             self._delay = None
-        self._accepted = False
+        self._starting = False
         self._stop_display()
         self.fields["CNT"].post(0)
         waiting, self._waiting = self._waiting, []
@@ -297,4 +303,5 @@ class Scaler(Record):
     def lose_link(self) -> None:
         """Raise the alarm and end any count: its result is lost."""
         super().lose_link()
+        self._abandoned = self._abandoned or bool(self._waiting)
         self._finish(PutRefusedError(f"{self.name} lost its connection to the device server."))

@@ -62,6 +62,17 @@ async def test_a_second_put_joins_the_running_count():
 
 
 @in_loop
+async def test_a_put_joins_the_count_of_another_client_of_the_server():
+    record, link = scaler()
+    record.mirror({"DET:COUNTING": "1"}, 1e9)
+    done = record.fields["CNT"].put(1)
+    assert link.sent == []
+    record.mirror(COUNTS, 1e9)
+    assert done.done()
+    assert record.fields["CNT"].current == 0
+
+
+@in_loop
 async def test_a_refused_count_fails():
     record, link = scaler()
     done = record.fields["CNT"].put(1)
@@ -84,6 +95,10 @@ async def test_a_lost_link_ends_the_count_in_alarm():
     assert record.fields["CNT"].current == 0
     with pytest.raises(PutRefusedError, match="no connection"):
         record.fields["CNT"].put(1)
+    # The server counts on; nobody would take the result.
+    link.connected = True
+    record.link_up()
+    assert link.sent[1:] == ["COUNTSTOP", "TRUTH"]
 
 
 @in_loop
