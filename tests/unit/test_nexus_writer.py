@@ -632,7 +632,7 @@ def test_rows_are_on_disk_before_the_run_has_ended(tmp_path: Path):
     for name, doc in documents[:20]:
         writer(name, doc)
     (part,) = tmp_path.glob("*.nxs.part")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     rows = 0
     # Nothing more is delivered: what waits goes to disk by itself.
     while rows < 18 and time.monotonic() < deadline:
