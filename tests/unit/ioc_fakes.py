@@ -14,7 +14,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 10))
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
 
     return run
 

@@ -49,7 +49,7 @@ def test_values_and_alarms():
     value = {name: health.field(name).current for name in health.records}
     severity = {name: int(record.alarm.severity) for name, record in health.records.items()}
     assert (value["HEARTBEAT"], value["ENGINEER"], value["LOCATION"]) == (2, "Ada", "Rack 7")
-    assert value["UPTIME"] == "00:00:00"
+    assert value["UPTIME"].startswith("00:00:")
     assert value["PROCESS_ID"] == os.getpid()
     assert value["FD_FREE"] == value["FD_MAX"] - value["FD_CNT"]
     assert value["MEM_USED"] > 1e6

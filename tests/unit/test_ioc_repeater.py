@@ -21,7 +21,7 @@ def client(port: int) -> socket.socket:
 
 
 async def receive(udp: socket.socket) -> list[object]:
-    data = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(udp, 4096), 5)
+    data = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(udp, 4096), 30)
     return list(ca.Broadcaster(our_role=ca.CLIENT).recv(data, ("127.0.0.1", 1)))
 
 

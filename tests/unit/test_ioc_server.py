@@ -47,7 +47,7 @@ class Client:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            data = await asyncio.wait_for(self.reader.read(65536), 5)
+            data = await asyncio.wait_for(self.reader.read(65536), 30)
             assert data, "the server closed the connection"
             commands, _ = self.circuit.recv(data)
             for command in commands:
@@ -142,11 +142,8 @@ async def test_clients_that_go_leave_nothing_behind():
                 client.writer.transport.abort()
             else:
                 client.writer.close()
-        for _ in range(100):
-            if not context.circuits:
-                break
+        while context.circuits:
             await asyncio.sleep(0.02)
-        assert not context.circuits
         assert not any(context.subscriptions.values())
         assert not field._subscribers
         assert len(context.server_tasks.tasks) == 0
@@ -252,7 +249,7 @@ async def test_a_message_without_end_is_not_waited_for():
         await client.open("a")
         client.writer.write(struct.pack(">HHHHIIII", 4, 0xFFFF, 6, 0, 1, 1, 2**31, 2**28))
         client.writer.write(b"\0" * 4096)
-        assert await asyncio.wait_for(client.reader.read(), 5) == b""
+        assert await asyncio.wait_for(client.reader.read(), 30) == b""
 
 
 @in_loop
@@ -280,7 +277,7 @@ async def test_a_filter_that_does_not_exist_is_a_name_that_does_not_exist(
         for cid, name in enumerate(('a.{"dbnd":{"nonsense":1}}', 'a.{"while":"x"}', "a.{"), 7):
             # The other side is caproto as well, and would refuse to send it.
             client.writer.write(bytes(ca.CreateChanRequest(name, cid, 13)))
-            answer = await asyncio.wait_for(client.reader.readexactly(16), 5)
+            answer = await asyncio.wait_for(client.reader.readexactly(16), 30)
             assert answer == bytes(ca.CreateChFailResponse(cid))
         client.send(channel.read())
         await client.answer(ca.ReadNotifyResponse)
@@ -338,7 +335,7 @@ async def test_names_are_found_and_garbage_is_not_answered():
                     ca.SearchRequest('a.{"dbnd":{"nonsense":1}}', 4, 13),
                 )
             )
-            data = await asyncio.wait_for(loop.sock_recv(udp, 4096), 5)
+            data = await asyncio.wait_for(loop.sock_recv(udp, 4096), 30)
             commands = searcher.recv(data, ("127.0.0.1", context.port))
             found = [c for c in commands if isinstance(c, ca.SearchResponse)]
             assert [(c.cid, c.port) for c in found] == [(2, context.port)]

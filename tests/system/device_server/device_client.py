@@ -22,7 +22,7 @@ TIME_SCALE = 20.0
 class Client:
     """A plain client of the line protocol."""
 
-    def __init__(self, port: int, timeout: float = 10.0) -> None:
+    def __init__(self, port: int, timeout: float = 60.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = self.socket.makefile("rb")
@@ -149,7 +149,7 @@ class FrameClient(Client):
         return values, match[4], tuple(map(int, match[5].split("x"))), raw
 
 
-def wait(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+def wait(condition: Callable[[], bool], timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

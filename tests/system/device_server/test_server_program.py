@@ -15,6 +15,7 @@ from device_client import (
 )
 
 from beamline.core.errors import ProcessError
+from beamline.core.processes import free_port
 from ioc.simulator import device_server_binary, start_device_server
 
 pytestmark = pytest.mark.system
@@ -25,7 +26,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         [str(device_server_binary()), *arguments],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         stdin=subprocess.DEVNULL,
     )
 
@@ -82,7 +83,8 @@ def test_port_in_use(port: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
-    with start_device_server(log=tmp_path / "log") as child:
+    # Not a port that the system gives to clients, one of whom might take it meanwhile.
+    with start_device_server(log=tmp_path / "log", port=free_port()) as child:
         with Client(int(child.info["port"])) as client:
             client.do("MOVE:BL02:MONO:ENERGY:12000")
             os.kill(child.pid, number)
@@ -110,7 +112,7 @@ def test_it_ends_with_its_parent() -> None:
     assert words[1] == "host=127.0.0.1"
     assert words[3] == f"pid={process.pid}"
     process.stdin.close()
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
     assert process.stdout.read() == ""
     process.stdout.close()
 
