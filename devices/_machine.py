@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -80,7 +81,7 @@ class Shutter(_FreshDevice):
 
     #: Seconds that a change may take.
     travel_timeout = 10.0
-    #: Seconds after a command from which on a get is believed although the monitor is silent.
+    #: Seconds for which a get is not believed while the monitor is silent.
     monitor_patience = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -128,13 +129,15 @@ class Shutter(_FreshDevice):
                 f'{self.name} ({self.command.pvname}) takes "Open", "Close", 1 or 0, found '
                 f"{value!r}."
             )
-        begun = time.monotonic()
         heard = False
+        arrived = math.inf
 
         def verify(_: Operation, samples: list[Sample]) -> None:
+            nonlocal arrived
             self._verify(samples[0], wanted)
+            arrived = min(arrived, time.monotonic())
             # Suspenders go by the monitor, which may be later than the answer to a get.
-            if not heard and time.monotonic() < begun + self.monitor_patience:
+            if not heard and time.monotonic() < arrived + self.monitor_patience:
                 raise StillBusy
 
         operation = Operation(

@@ -53,9 +53,12 @@ class WriterProcess:
         self.memory = ImageMemory()
 
     def command(self, **command: Any) -> bool:
-        """Send a command; return False if there is no writer to take it."""
+        """Send a command; return False if there is no writer to take it.
+
+        One that dies meanwhile leaves it undone, and the event ``died`` follows.
+        """
         process = self._process
-        if process is None or process.stdin is None or process.returncode is not None:
+        if process is None or process.stdin is None:
             return False
         process.stdin.write(json.dumps(command).encode() + b"\n")
         return True
@@ -77,13 +80,13 @@ class WriterProcess:
                 await self._listen(process)
                 status = await process.wait()
             finally:
-                self._process = None
                 await self._end(process)
             if asyncio.get_running_loop().time() - started > 2 * longest:
                 delay = _BACK_OFF[0]
             self.restarts += 1
             message = f"the frame writer ended with status {status} and is started again"
             _log.error("%s", message)
+            self._process = None
             self._listener.writer_event("died", {"message": message})
             await asyncio.sleep(delay)
             delay = min(longest, 2 * delay)
