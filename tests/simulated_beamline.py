@@ -21,9 +21,9 @@ _reserved: list[socket.socket] = []
 
 
 def reserved_port() -> int:
-    """A free port that `free_port` gives to nobody else, until an IOC wants it and after it ends.
+    """A free port that `free_port` gives to nobody else, before a server has it and afterwards.
 
-    A socket that is bound and does not listen keeps others away, and the IOC may bind it as well.
+    A socket that is bound and does not listen keeps others away, and a server may bind it as well.
     """
     while True:
         port, holder = free_port(), socket.socket()
@@ -74,7 +74,8 @@ class Stack:
 
 def start_stack(prefix: str, port: int, folder: Path, time_scale: float = TIME_SCALE) -> Stack:
     settings = load_settings(
-        environment={}, prefix=prefix, device_port=0, ioc_port=port, time_scale=time_scale,
+        environment={}, prefix=prefix, device_port=reserved_port(), ioc_port=port,
+        time_scale=time_scale,
         sample=("Cu", "Fe"),
     )  # fmt: skip
     return _with_ioc(settings, folder, start_server(settings, folder))

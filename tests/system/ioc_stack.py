@@ -22,20 +22,27 @@ import json, os, sys, time
 import epics
 P = "BL02:"
 def get(name, **options):
-    return epics.caget(P + name, timeout=5, **options)
-def put(name, value, timeout=20):
-    return epics.caput(P + name, value, wait=True, timeout=timeout)
-def aput(name, value, timeout=20):
-    return put("AD1:" + name, value, timeout)
+    return epics.caget(P + name, timeout=30, connection_timeout=30, use_monitor=False, **options)
+def put(name, value):
+    return epics.caput(P + name, value, wait=True, timeout=60, connection_timeout=30)
+def aput(name, value):
+    return put("AD1:" + name, value)
 def aget(name, **options):
-    return get("AD1:" + name, use_monitor=False, **options)
+    return get("AD1:" + name, **options)
 def pv(name):
     channel = epics.PV(P + name, auto_monitor=True)
-    assert channel.wait_for_connection(5), name
-    channel.get()
+    assert channel.wait_for_connection(30), name
+    channel.get(timeout=30)
     return channel
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "this did not come to pass"
+        time.sleep(0.02)
 def tell(**found):
-    print(json.dumps(found), flush=True)
+    # In one piece: callbacks tell as well.
+    sys.stdout.write(json.dumps(found) + "\\n")
+    sys.stdout.flush()
 """
 # Without the interpreter's own end, during which the Channel Access library's threads may crash.
 _END = """
@@ -55,8 +62,9 @@ class Stack:
         self.server_options = server_options
         self.port = reserved_port()
         self.environment = client_environment(self.port)
-        self.server = start_device_server(log=directory / "server.log", **server_options)
-        self.server_port = int(self.server.info["port"])
+        # Not one that the system gives to clients: a restarted server must find it free.
+        self.server_port = reserved_port()
+        self.restart_server()
         self.ioc = self.start_ioc()
 
     def start_ioc(self) -> Child:
@@ -84,7 +92,7 @@ class Stack:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def client(self, code: str, timeout: float = 60) -> dict[str, Any]:
+    def client(self, code: str, timeout: float = 100) -> dict[str, Any]:
         """Run such code; return what it told, and ``stderr``."""
         with self.start_client(code) as process:
             try:

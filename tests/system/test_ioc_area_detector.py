@@ -177,9 +177,8 @@ def test_a_file_that_cannot_be_written_is_an_alarm_and_not_a_hang(stack: Stack, 
 def attempt(path):
     aput("HDF1:FilePath", path)
     aput("HDF1:Capture", 1)
-    start = time.time()
-    aput("cam1:Acquire", 1)
-    return dict(took=time.time() - start, capture=aget("HDF1:Capture_RBV"),
+    ended = aput("cam1:Acquire", 1)
+    return dict(ended=ended, capture=aget("HDF1:Capture_RBV"),
                 status=aget("HDF1:WriteStatus", as_string=True),
                 message=aget("HDF1:WriteMessage", as_string=True),
                 severity=[severity("HDF1:Capture_RBV"), severity("HDF1:WriteStatus"),
@@ -208,7 +207,7 @@ tell(good=[aget("HDF1:WriteStatus"), severity("HDF1:Capture_RBV"), severity("cam
         assert outcome["severity"] == [3, 3, 3]
         assert outcome["state"] == "Error"
         assert (outcome["capture"], outcome["acquire"], outcome["taken"]) == (0, 0, 0)
-        assert outcome["took"] < 5
+        assert outcome["ended"] == 1
     assert found["good"] == [0, 0, 0, 1, ""]
     assert (tmp_path / "frames_000001.h5").read_bytes() == b"precious"
 
@@ -221,7 +220,6 @@ aput("HDF1:FilePath", {str(tmp_path)!r})
 aput("HDF1:NumCapture", 0)
 aput("HDF1:Capture", 1)
 aput("cam1:NumImages", 100000)
-start = time.time()
 pv("AD1:cam1:Acquire").put(1, use_complete=True, callback=lambda **_: tell(ended=1))
 while aget("HDF1:NumCaptured_RBV") < 10:
     time.sleep(0.02)
@@ -232,11 +230,10 @@ tell(message=aget("HDF1:WriteMessage", as_string=True), severity=severity("HDF1:
      state=aget("cam1:DetectorState_RBV", as_string=True))
 # A new writer is there before long.
 aput("cam1:NumImages", 2)
-for _ in range(100):
+def capturing():
     aput("HDF1:Capture", 1)
-    if aget("HDF1:Capture_RBV"):
-        break
-    time.sleep(0.1)
+    return aget("HDF1:Capture_RBV")
+until(capturing)
 aput("cam1:Acquire", 1)
 aput("HDF1:Capture", 0)
 tell(second=aget("HDF1:NumCaptured_RBV"), name=aget("HDF1:FullFileName_RBV", as_string=True))
@@ -271,17 +268,18 @@ aput("HDF1:FilePath", {str(tmp_path)!r})
 aput("HDF1:NumCapture", 0)
 aput("HDF1:Capture", 1)
 aput("cam1:ImageMode", "Continuous")
-pv("AD1:cam1:Acquire").put(1, use_complete=True, callback=lambda **_: tell(ended=1))
+ended = []
+pv("AD1:cam1:Acquire").put(1, use_complete=True, callback=lambda **_: ended.append(1))
 while aget("HDF1:NumCaptured_RBV") < 5:
     time.sleep(0.02)
 aput("cam1:Acquire", 0)
-time.sleep(0.1)
+until(lambda: not aget("cam1:Acquire_RBV"))
 tell(taken=aget("cam1:NumImagesCounter_RBV"), captured=aget("HDF1:NumCaptured_RBV"),
      acquire=aget("cam1:Acquire_RBV"), severity=severity("cam1:Acquire_RBV"))
+until(lambda: ended)
 aput("HDF1:Capture", 0)
 """
     )
-    assert found["ended"] == 1
     assert found["taken"] == found["captured"] >= 5
     assert (found["acquire"], found["severity"]) == (0, 0)
     with h5py.File(tmp_path / "frames_000001.h5") as file:
@@ -308,8 +306,8 @@ tell(under_way=1)
         assert "under_way" in client.stdout.readline()
         writer = writer_pid(stack)
         stack.ioc.kill()
-        client.communicate(timeout=30)
-    end = time.monotonic() + 10
+        client.communicate(timeout=60)
+    end = time.monotonic() + 60
     while Path(f"/proc/{writer}/fd/1").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -327,10 +325,10 @@ aput("HDF1:NumCapture", 0)
 aput("cam1:NumImages", 30)
 aput("cam1:Acquire", 1)
 tell(first=aget("cam1:NumImagesCounter_RBV"))
-sys.stdin.readline()
-while severity("cam1:Acquire") or severity("HDF1:Capture"):
-    time.sleep(0.05)
-time.sleep(0.3)
+until(lambda: severity("cam1:Acquire") and severity("HDF1:Capture"))
+tell(lost=1)
+until(lambda: not (severity("cam1:Acquire") or severity("HDF1:Capture")))
+until(lambda: aget("cam1:AcquireTime_RBV") == 0.02)
 tell(settings=[aget("cam1:AcquireTime_RBV"), aget("cam1:NumImages_RBV")])
 aput("cam1:NumImages", 3)
 aput("HDF1:Capture", 1)
@@ -342,12 +340,11 @@ aput("HDF1:Capture", 0)
     )
     with client:
         assert client.stdout is not None
-        assert client.stdin is not None
         assert '"first": 30' in client.stdout.readline()
         stack.server.kill()
+        assert "lost" in client.stdout.readline()
         stack.restart_server()
-        time.sleep(0.5)
-        out, err = client.communicate("\n", timeout=60)
+        out, err = client.communicate(timeout=100)
     assert client.returncode == 0, err
     assert '"settings": [0.02, 30]' in out
     assert '"second": [3, 3, 0]' in out

@@ -77,7 +77,7 @@ def test_names_and_types(stack: Stack):
     found = stack.client(
         """
         theta = epics.PV(P + "SAMPLE:THETA", form="ctrl")
-        assert theta.wait_for_connection(5)
+        assert theta.wait_for_connection(30)
         theta.get()
         tell(ctrl=[theta.units, theta.precision, theta.lower_ctrl_limit, theta.upper_ctrl_limit],
              rtyp=[get(n + ".RTYP") for n in ("SAMPLE:X", "SCALER1", "HUTCH:TEMP", "SHUTTER:CMD")],
@@ -87,7 +87,7 @@ def test_names_and_types(stack: Stack):
         put("DET:TTH.DESC", "the arm")
         tell(renamed=get("DET:TTH.DESC"))
         path = epics.PV(P + "AD1:HDF1:FilePath")
-        assert path.wait_for_connection(5)
+        assert path.wait_for_connection(30)
         long_path = "/tmp/" + "long/" * 30
         path.put(long_path, wait=True)
         tell(path=path.get(as_string=True) == long_path, count=path.count, type=path.type)
@@ -96,11 +96,11 @@ def test_names_and_types(stack: Stack):
         tell(shutter=get("SHUTTER:STATUS", as_string=True))
         filtered = epics.PV(P + 'SAMPLE:X.TWV{"dbnd":{"abs":5}}', auto_monitor=True)
         seen = []
-        assert filtered.wait_for_connection(5)
+        assert filtered.wait_for_connection(30)
         filtered.add_callback(lambda value, **_: seen.append(value))
         for value in (1.0, 2.0, 30.0, 31.0, 50.0):
             put("SAMPLE:X.TWV", value)
-        time.sleep(0.1)
+        until(lambda: 50.0 in seen)
         unknown = epics.PV(P + 'SAMPLE:X.TWV{"nonsense":{"x":5}}')
         tell(filtered=seen[-2:], unknown=unknown.wait_for_connection(0.5))
         """
@@ -135,10 +135,9 @@ def test_hundreds_of_channels_connect_at_once(stack: Stack):
         import asyncio, aioca
         names = open({str(stack.directory / "names")!r}).read().split()
         async def main():
-            start = time.time()
-            values = await aioca.caget(names, format=aioca.FORMAT_TIME, timeout=30, throw=False)
+            values = await aioca.caget(names, format=aioca.FORMAT_TIME, timeout=60, throw=False)
             failed = [v.name for v in values if not v.ok]
-            tell(total=len(names), failed=failed, took=time.time() - start)
+            tell(total=len(names), failed=failed)
         asyncio.run(main())
         """
     )
@@ -158,8 +157,8 @@ def test_hundreds_of_channels_connect_at_once(stack: Stack):
 def test_command_line_tools_of_caproto(stack: Stack, command: list[str], shown: str):
     tool, *arguments = command
     done = subprocess.run(
-        [sys.executable, "-m", f"caproto.commandline.{tool}", *arguments],
-        env={**os.environ, **stack.environment}, capture_output=True, text=True, timeout=30,
+        [sys.executable, "-m", f"caproto.commandline.{tool}", "--timeout", "30", *arguments],
+        env={**os.environ, **stack.environment}, capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout

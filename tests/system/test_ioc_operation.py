@@ -31,7 +31,7 @@ def test_health_records(stack: Stack):
         names = ("CA_CLNT_CNT CA_CONN_CNT MEM_USED FD_CNT IOC_CPU_LOAD CAQ_DEPTH CAQ_COALESCED "
                  "LINK_RECONNECTS LINK_LATENCY RECORD_CNT PROCESS_ID").split()
         pvs = {name: pv("IOC:" + name) for name in names}
-        time.sleep(2.5)
+        until(lambda: len(beats) >= 3)  # all values are new then
         tell(beats=beats, **{name: p.get() for name, p in pvs.items()},
              texts={n: get("IOC:" + n, as_string=True)
                     for n in ("UPTIME", "STARTTOD", "LINK_STATE", "WRITER_STATE", "ACCESS")},
@@ -47,12 +47,12 @@ def test_health_records(stack: Stack):
     assert found["PROCESS_ID"] == stack.ioc.pid
     assert found["MEM_USED"] > 1e7
     assert found["FD_CNT"] > 5
-    assert 0 < found["LINK_LATENCY"] < 1000
+    assert found["LINK_LATENCY"] > 0
     assert found["texts"]["LINK_STATE"] == "Connected"
     assert found["texts"]["WRITER_STATE"] == "Ready"
     assert found["texts"]["UPTIME"].startswith("00:")
     assert found["limits"] == [100.0, 175.0]
-    assert set(found["severities"]) <= {0, 1}
+    assert max(found["severities"]) < 3
 
 
 def test_machine_values_can_only_be_read(stack: Stack):
@@ -72,11 +72,6 @@ def test_offline_is_seen_by_clients(stack: Stack):
     found = stack.client(
         """
         factor, mode = pv("ATTEN:FACTOR"), pv("IOC:ACCESS")
-        def until(condition):
-            end = time.time() + 5
-            while not condition():
-                assert time.time() < end
-                time.sleep(0.01)
         mode.put("OFFLINE", wait=True)
         until(lambda: not factor.write_access)
         tell(offline=mode.write_access, severity=get("IOC:ACCESS.SEVR"))
@@ -96,7 +91,7 @@ def test_a_caproto_client_learns_why_it_may_not_write(stack: Stack):
     code = """
         from caproto.sync.client import write
         for name, value in (("BL02:RING:CURRENT", 1.0), ("BL02:ATTEN:FACTOR", 7.0)):
-            response = write(name, [value], notify=True, timeout=5)
+            response = write(name, [value], notify=True, timeout=30)
             print(response.status.name)
         """
     done = subprocess.run(
@@ -111,9 +106,7 @@ def test_a_caproto_client_learns_why_it_may_not_write(stack: Stack):
     found = stack.client(
         """
         denied, refused = pv("IOC:CA_PUT_DENIED"), pv("IOC:CA_PUT_REFUSED")
-        end = time.time() + 5
-        while not (denied.get() and refused.get()) and time.time() < end:
-            time.sleep(0.05)
+        until(lambda: denied.get() and refused.get())
         tell(counts=[denied.get(), refused.get()])
         """
     )
@@ -126,7 +119,7 @@ def test_what_clients_of_epics_see_of_a_refusal(stack: Stack):
         import asyncio, aioca
         async def put(name, value):
             try:
-                await aioca.caput(P + name, value, wait=True, timeout=5)
+                await aioca.caput(P + name, value, wait=True, timeout=30)
                 return "taken"
             except Exception as error:
                 return str(error)
@@ -171,7 +164,7 @@ def test_a_jog_runs_at_its_own_speed(stack: Stack):
         put("SAMPLE:X.JVEL", velo / 5)
         put("SAMPLE:X.JAR", 2 * velo)
         put("SAMPLE:X.JOGF", 1)
-        time.sleep(0.4)
+        until(lambda: get("SAMPLE:X.RBV") > 100.0)  # at full speed after a fifth of that
         rbv = pv("SAMPLE:X.RBV")
         def at():
             value = rbv.get_with_metadata(form="time", use_monitor=False)
@@ -205,14 +198,14 @@ def test_a_server_that_starts_anew_gets_what_autosave_found_on_its_predecessor(t
             put("AD1:cam1:AcquireTime", 0.07)
             """
         )
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while "321" not in autosave.read_text() or "0.07" not in autosave.read_text():
             assert time.monotonic() < end
             time.sleep(0.05)
         other = subprocess.run(
             [sys.executable, "-m", "ioc", "--port", "0", "--server",
              f"127.0.0.1:{stack.server_port}", "--autosave", str(autosave)],
-            capture_output=True, text=True, timeout=30, check=False,
+            capture_output=True, text=True, timeout=90, check=False,
         )  # fmt: skip
         assert (other.returncode, other.stdout, other.stderr.count("\n")) == (2, "", 1)
         assert f"{autosave}: another IOC (process {stack.ioc.pid})" in other.stderr
@@ -225,7 +218,7 @@ def test_a_server_that_starts_anew_gets_what_autosave_found_on_its_predecessor(t
             def settings():
                 return [get("SAMPLE:X.VELO"), get("SAMPLE:X.DHLM"), get("SCALER1.TP"),
                         get("AD1:cam1:AcquireTime_RBV")]
-            end = time.time() + 15
+            end = time.time() + 60
             while get("SAMPLE:X.SEVR") or settings() != [321.0, 777.0, 0.33, 0.07]:
                 if time.time() > end:
                     break
@@ -258,7 +251,7 @@ def test_settings_survive_kill_and_restart_of_the_ioc_and_of_the_server(tmp_path
             """
         )
         # It is saved once per second, perhaps between two of the puts: wait for the last one.
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while f'"{Path.cwd()}"' not in autosave.read_text():
             assert time.monotonic() < end
             time.sleep(0.05)
