@@ -35,7 +35,7 @@ def refuse_stop(start):
 
     def consumer(name, doc):
         if name == "stop" and start["scan_id"] == 1:
-            time.sleep(0.3)
+            time.sleep(3)
             raise RuntimeError("I cannot close the file")
 
     return [consumer]

@@ -97,6 +97,8 @@ class Publisher:
         To listen on; port 0 takes a free one.
     batch
         Records in one message at most; fewer where they come in one by one.
+    began
+        When the session that is published began, seconds since 1970; by default now.
 
     Attributes
     ----------
@@ -110,12 +112,17 @@ class Publisher:
     """
 
     def __init__(
-        self, journal: Path, address: str = "tcp://127.0.0.1:0", *, batch: int = 64
+        self,
+        journal: Path,
+        address: str = "tcp://127.0.0.1:0",
+        *,
+        batch: int = 64,
+        began: float | None = None,
     ) -> None:
         self._runs = OfferedRuns(Journal(journal))
         self._batch = batch
         self._id = uuid.uuid4().hex
-        self._began = time.time()
+        self._began = time.time() if began is None else began
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 200)
@@ -259,7 +266,7 @@ class Publisher:
         client.name = str(body["name"])
         since = body["since"]
         self._look(time.monotonic())
-        # Who has never been here wants what this publisher's session records.
+        # Who has never been here wants what the session has recorded.
         lines = list(self._runs.since(self._began if since is None else float(since)))
         _log.info("%s is here: %d runs since %s", client.name, len(lines), since)
         answer = {"publisher": self._id, "began": self._began, "runs": lines}

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ class DocumentPublisher(Closing):
             "beamline.documents.network",
             str(root / "journal"),
             "--exit-with-parent",
+            # A process that is started again goes on with the same session.
+            *("--began", repr(time.time())),
         ]
         self._log_file = root / "logs" / "publisher.log"
         self.on_pause = on_pause
@@ -228,6 +231,7 @@ def main() -> int:
     parser.add_argument("journal", type=Path, help="directory of journal files")
     parser.add_argument("--address", default="tcp://127.0.0.1:0", help="to listen on")
     parser.add_argument("--batch", type=int, default=64, help="documents in one message at most")
+    parser.add_argument("--began", type=float, help="when the session began, seconds since 1970")
     parser.add_argument("--exit-with-parent", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(
@@ -239,7 +243,9 @@ def main() -> int:
     if options.exit_with_parent:
         threading.Thread(target=_follow_parent, args=(stopping,), daemon=True).start()
     try:
-        publisher = Publisher(options.journal, options.address, batch=options.batch)
+        publisher = Publisher(
+            options.journal, options.address, batch=options.batch, began=options.began
+        )
     except BeamlineError as error:
         _log.error("%s", error)
         return 1

