@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Collection
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from beamline.core.config import Writer
+from beamline.core.disk import lock
 from beamline.core.errors import ConfigurationError
 from beamline.core.metadata import PersistentMetadata
 
@@ -141,7 +141,7 @@ def _lock(directory: Path) -> IO[str]:
     """Take the directory for this session; two would give the same scan number twice."""
     stream = (directory / "session.lock").open("a+", encoding="utf-8")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(stream)
     except OSError:
         stream.seek(0)
         holder = stream.read().strip() or "unknown"

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["locked_by_writer", "sync", "written_now"]
+__all__ = ["lock", "locked_by_writer", "sync", "written_now"]
+
+#: Seconds for those who only look whether a file is locked: they have it for an instant.
+_LOOKING = 0.5
 
 
 class _Open(Protocol):
     def fileno(self) -> int: ...
+
+
+def lock(file: int | _Open) -> None:
+    """Lock an open file for this process alone, until it is closed.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it.
+    OSError
+        If the file system has no locks.
+    """
+    end = time.monotonic() + _LOOKING
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+        else:
+            return
+        time.sleep(0.01)
 
 
 def locked_by_writer(file: int | _Open) -> bool:

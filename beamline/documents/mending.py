@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from beamline.core.disk import lock
 from beamline.core.errors import FileFormatError
 from beamline.documents._records import MAGIC, Damage, JournalReader, footer, framed, record
 from beamline.documents.journal import JournalError
@@ -165,7 +165,7 @@ def _changing(path: Path) -> Iterator[BinaryIO]:
 
 def _lock(stream: BinaryIO, path: Path) -> None:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(stream)
     except BlockingIOError:
         raise JournalError(f"{path} is still being recorded: it is left as it is.") from None
     except OSError:  # a file system without locks
