@@ -35,6 +35,7 @@ def _started(folder: str, attempts: int = 3) -> str:
     for attempt in range(1, attempts + 1):
         try:
             context = ray.init(
+                address="local",
                 num_cpus=2,
                 include_dashboard=False,
                 object_store_memory=200_000_000,

@@ -15,14 +15,14 @@ HEAVY = ("bluesky", "ophyd", "epics", "caproto", "tiled", "databroker", "h5py", 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "beamline", *arguments],
-        capture_output=True, text=True, check=False, timeout=60, **options,
+        capture_output=True, text=True, check=False, timeout=100, **options,
     )  # fmt: skip
 
 
 def run_code(code: str) -> str:
     """Run Python code; return its output."""
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
     ).stdout
 
 
@@ -158,7 +158,7 @@ def test_output_that_cannot_be_written_is_one_sentence():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "beamline", "doctor"],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=100,
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "beamline: cannot write: No space left on device.\n"
@@ -174,7 +174,7 @@ def test_two_sessions_do_not_share_a_data_directory(tmp_path: Path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=100,
     )  # fmt: skip
     refusal, again = done.stdout.splitlines()
     assert "is in use by another session (process " in refusal

@@ -378,7 +378,7 @@ def test_a_killed_writer_leaves_every_flushed_row(tmp_path):
         target=_write_and_die, args=(tmp_path / "a.cxi",)
     )
     process.start()
-    process.join(20)
+    process.join(100)
     assert process.exitcode == -signal.SIGKILL
     with h5py.File(tmp_path / "a.cxi.inprogress") as file:
         assert file["/entry_1/event_id"][()].tolist() == list(range(1, 9))
@@ -449,8 +449,8 @@ def test_writes_that_the_disk_refuses_lose_nothing(tmp_path, compression, room):
         target=_write_while_the_disk_is_full, args=(path, compression, room, result)
     )
     process.start()
-    messages = result.get(timeout=60)
-    process.join(20)
+    messages = result.get(timeout=100)
+    process.join(100)
     assert process.exitcode == 0
     assert len(messages) == 8  # events 12 to 19
     assert all("MB to grow, and does not get them (File too large)" in text for text in messages)

@@ -32,7 +32,7 @@ PIPELINE = {
 def cxi_writer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "beamline.cli.cxi_writer", *arguments],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
 
 
@@ -174,18 +174,18 @@ def test_an_address_where_nobody_listens_is_refused_at_once():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    code = (
-        "from beamline.streaming.cluster import connected\n"
-        "from beamline.streaming.config import RaySettings\n"
-        f"for given in ({{'address': {address!r}}}, {{}}):\n"
-        "    try:\n"
-        "        with connected(RaySettings.model_validate(given)): print('connected')\n"
-        "    except Exception as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
-        env=os.environ | {"RAY_ADDRESS": address},
-    )  # fmt: skip
+        code = (
+            "from beamline.streaming.cluster import connected\n"
+            "from beamline.streaming.config import RaySettings\n"
+            f"for given in ({{'address': {address!r}}}, {{}}):\n"
+            "    try:\n"
+            "        with connected(RaySettings.model_validate(given)): print('connected')\n"
+            "    except Exception as error: print(error)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
+            env=os.environ | {"RAY_ADDRESS": address},
+        )  # fmt: skip
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"no Ray cluster answers at {address}: ") for line in lines)
@@ -198,6 +198,6 @@ def test_help_imports_nothing_heavy():
         "print([m for m in ('ray', 'numpy', 'numba', 'h5py') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
     )
     assert done.stdout.splitlines()[-1] == "[]"

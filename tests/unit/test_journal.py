@@ -592,10 +592,10 @@ def test_speed(tmp_path):
         writer("start", start)
         writer("descriptor", descriptor)
         for _ in range(5):
-            begun = time.process_time()
+            begun = time.thread_time()
             for _ in range(500):
                 writer("event", event)
-            best = min(best, (time.process_time() - begun) / 500)
+            best = min(best, (time.thread_time() - begun) / 500)
         writer("stop", stop)
     assert best < 100e-6
 
@@ -697,10 +697,16 @@ def test_no_directory_holds_no_runs(tmp_path):
         journal.find(-1)
 
 
-def test_listing_is_quick(tmp_path):
-    path = write(tmp_path, run_documents(events=50))
-    for index in range(500):
+def test_listing_reads_the_ends_of_files_only(tmp_path, monkeypatch):
+    path = write(tmp_path, run_documents(events=500))
+    for index in range(5):
         shutil.copy(path, path.with_name(f"copy{index}.journal"))
-    begun = time.process_time()
-    assert len(Journal(tmp_path).runs()) == 501
-    assert time.process_time() - begun < 1.0
+    frames, real = [], JournalReader._frame
+
+    def counted(self, position, size):
+        frames.append(position)
+        return real(self, position, size)
+
+    monkeypatch.setattr(JournalReader, "_frame", counted)
+    assert len(Journal(tmp_path).runs()) == 6
+    assert len(frames) == 2 * 6

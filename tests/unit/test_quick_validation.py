@@ -160,16 +160,16 @@ def test_event_model_has_its_own_validator_back_after_the_last_block():
     def other():
         with quick_validation():
             inside.set()
-            leave.wait(10)
+            leave.wait(60)
 
     thread = threading.Thread(target=other)
     with quick_validation():
         thread.start()
-        assert inside.wait(10)
+        assert inside.wait(60)
         assert event_model.schema_validators[NAME] is not STOCK
     assert event_model.schema_validators[NAME] is not STOCK
     leave.set()
-    thread.join(10)
+    thread.join(60)
     assert event_model.schema_validators[NAME] is STOCK
     with pytest.raises(ZeroDivisionError), quick_validation():
         raise ZeroDivisionError

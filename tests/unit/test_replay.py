@@ -212,10 +212,10 @@ def test_speed(tmp_path):
         writer("stop", run.compose_stop())
     best = 0.0
     for _ in range(3):
-        begun = time.process_time()
+        begun = time.thread_time()
         count = replay(
             Journal(tmp_path).documents(-1), [PerRunRouter([lambda start: [lambda n, d: None]])]
         )
-        best = max(best, count / (time.process_time() - begun))
+        best = max(best, count / (time.thread_time() - begun))
     assert count == 5003
     assert best > 20000

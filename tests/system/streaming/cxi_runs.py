@@ -122,7 +122,7 @@ class Command:
         assert line.startswith("READY "), self.log.read_text()
         return dict(part.split("=", 1) for part in line.split()[1:])
 
-    def wait(self, seconds: float = 90.0) -> int:
+    def wait(self, seconds: float = 250.0) -> int:
         """Wait for its end; return the exit status."""
         status = self.process.wait(seconds)
         self.process.stdout.close()
@@ -136,7 +136,7 @@ class Command:
             self.wait()
 
 
-def until(condition, seconds: float = 60.0) -> None:
+def until(condition, seconds: float = 120.0) -> None:
     """Wait for something to be so."""
     end = time.monotonic() + seconds
     while not condition():

@@ -20,7 +20,7 @@ from beamline.streaming.queue import ShardedQueueManager
 from beamline.streaming.sources import frames_of_stills
 from ioc.stills import SimulatedStills
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 SETTINGS = {"detector_nx": 256, "detector_ny": 250, "detector_panels": 2}
 
@@ -52,7 +52,7 @@ def drained(config):
     queue = ShardedQueueManager(
         config.runtime.queue_names.output_queue, None, namespace=config.ray.namespace, create=False
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not queue.ended:
         assert time.monotonic() < deadline, "no end marker"
         leases = queue.lease(8, timeout=1.0)

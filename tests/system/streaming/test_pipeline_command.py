@@ -19,7 +19,7 @@ from beamline.crystallography.geometry import read_geometry
 from beamline.streaming.pipeline_config import load_pipeline_config
 from beamline.streaming.queue import ShardedQueueManager
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "configs" / "pipeline_default.yaml"
 
@@ -33,7 +33,7 @@ def started(*arguments: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
-        return process.communicate(timeout=150)
+        return process.communicate(timeout=280)
     finally:
         process.kill()
 
@@ -54,7 +54,7 @@ def configuration(path: Path, address: str, name: str, **sections) -> Path:
 
 def items_of(name: str, namespace: str):
     queue = ShardedQueueManager(name, None, namespace=namespace, create=False)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not queue.ended:
         assert time.monotonic() < deadline, "no end marker"
         leases = queue.lease(10, timeout=1.0)

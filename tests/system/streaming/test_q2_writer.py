@@ -15,7 +15,7 @@ import pytest
 from cxi_runs import Command, config, kill, ray_processes, reference_shard, rows, until
 from q2_items import ENERGY, SHAPE, geometry_file, make
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_producer_that_is_gone_before_the_writer_starts_loses_nothing(
     folder = str(Path(__file__).parents[2])
     path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path},
-                   check=True, timeout=120)  # fmt: skip
+                   check=True, timeout=250)  # fmt: skip
     done = write(config(place, "q_gone"))
     assert (done["written"], done["lost"]) == (40, 0)
     assert rows(place / "out") == expected([f"batch{n:05d}" for n in range(1, 11)])
@@ -238,7 +238,7 @@ def test_killed_workers_and_writers_cost_nothing_and_write_nothing_twice(fill, p
             assert number < 400
     finally:
         queue.end()
-        thread.join(120)
+        thread.join(250)
     assert result["lost"] == 0
     assert result["writer_deaths"] >= 1
     assert result["retries"] >= 1
@@ -356,10 +356,10 @@ def test_a_full_disk_is_told_once_and_costs_nothing(fill, place, small_disk, cap
     thread = threading.Thread(target=write_all)
     thread.start()
     try:
-        until(lambda: counts and counts[0].blocked)
+        until(lambda: counts and counts[0].blocked, 250)
     finally:
         blocker.unlink()
-        thread.join(120)
+        thread.join(250)
     assert rows(small_disk / "out") == expected(truths)
     assert (counts[0].lost, counts[0].written) == (0, 48)
     assert caplog.text.count("make room") == 1

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from cxi_runs import reference_shard
+from cxi_runs import reference_shard, until
 
 from beamline.core.errors import ConfigurationError, MissingError, QueueError, StorageError
 from beamline.streaming.items import PipelineOutput, PreprocessingMetadata
@@ -47,7 +47,7 @@ def party(namespace):
                     )
 
             def lease(self, number):
-                self.leases += self.queue.lease(number, timeout=20)
+                self.leases += self.queue.lease(number, timeout=60)
                 return [lease.item["i"] for lease in self.leases]
 
             def end(self):
@@ -195,10 +195,10 @@ def test_images_outlive_their_producer(namespace, party):
     kill(producer)
     # Ray frees what the dead process owned; what frees it is asynchronous.
     time.sleep(2)
-    leases = queue.lease(10, timeout=20)
+    leases = queue.lease(10, timeout=60)
     again = leases[3:]
     queue.give_back(again)
-    leases[3:] = queue.lease(1, timeout=20)
+    leases[3:] = queue.lease(1, timeout=60)
     for number, lease in enumerate(leases, 1):
         item = lease.item
         np.testing.assert_array_equal(item.get_numpy_array(), np.float32(number))
@@ -206,7 +206,7 @@ def test_images_outlive_their_producer(namespace, party):
         assert item.metadata["number"] == number
     assert leases[3].attempt == 2
     assert not queue.ended
-    assert [p["died"] for p in queue.get_shard_info()[0]["producers"]] == [True]
+    until(lambda: [p["died"] for p in queue.get_shard_info()[0]["producers"]] == [True])
 
 
 @pytest.mark.slow
@@ -220,11 +220,11 @@ def test_a_killed_queue_comes_back_from_its_log(namespace, party, tmp_path):
     kill_shards(queue)
     assert queue.put({"i": 10})
     assert queue.ack(mine[2:3]) == 1, "a lease holds over the restart"
-    rest = queue.lease(100, timeout=20)
+    rest = queue.lease(100, timeout=60)
     assert sorted(numbers(rest) + numbers(mine)) == list(range(11))
     assert queue.give_back(mine[3:]) == 1
     assert queue.ack(rest) == 7
-    assert [mine[3].item] == [lease.item for lease in queue.lease(9, timeout=20)]
+    assert [mine[3].item] == [lease.item for lease in queue.lease(9, timeout=60)]
     assert queue.ack(mine[3:]) == 1
     producer = party("durable")
     ray.get(producer.put_images.remote(range(1, 6), True))
@@ -235,7 +235,7 @@ def test_a_killed_queue_comes_back_from_its_log(namespace, party, tmp_path):
     while discover("durable") is not None:
         time.sleep(0.05)
     queue = ShardedQueueManager("durable", 2, directory=tmp_path)
-    leases = queue.lease(100, timeout=20)
+    leases = queue.lease(100, timeout=60)
     assert [lease.item.metadata["number"] for lease in leases] == [1, 2, 3, 4, 5]
     for lease in leases:
         number = lease.item.metadata["number"]
@@ -289,5 +289,6 @@ def test_the_references_manager_calls_work_on_ours(namespace):
     assert ray.get([actor.size.remote(), actor.is_full.remote()]) == [3, True]
     item = ray.get(actor.get.remote())
     assert item.get_numpy_array().shape == (1, 2, 300, 300)
-    assert ray.get([actor.get.remote() for _ in range(3)])[2] is None
+    rest = ray.get([actor.get.remote() for _ in range(3)])
+    assert [item is None for item in rest].count(True) == 1
     assert ray.get(actor.is_empty.remote())
