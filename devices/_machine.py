@@ -18,6 +18,7 @@ from devices._signals import (
     INVALID,
     CommandSignal,
     FreshSignalRO,
+    PromptSignalRO,
     VerifiedSignal,
     latest,
     read_fresh,
@@ -41,7 +42,7 @@ class Ring(_FreshDevice):
     """Storage ring: ``ring_current`` (mA)."""
 
     current = Named(
-        FreshSignalRO, "CURRENT", name="ring_current", kind="normal", units="mA", auto_monitor=True
+        PromptSignalRO, "CURRENT", name="ring_current", kind="normal", units="mA", auto_monitor=True
     )
 
 
@@ -76,7 +77,7 @@ class Shutter(_FreshDevice):
     when the plan resumes.
     """
 
-    status = Named(FreshSignalRO, "STATUS", name="shutter", kind="normal", auto_monitor=True)
+    status = Named(PromptSignalRO, "STATUS", name="shutter", kind="normal", auto_monitor=True)
     command = Cpt(CommandSignal, "CMD", kind="omitted", auto_monitor=True)
 
     #: Seconds that a change may take.
@@ -111,7 +112,7 @@ class Shutter(_FreshDevice):
         ConnectionLostError
             If its status can't be read.
         """
-        return not latest(self.status) and not self.is_open
+        return not self.status.value and not self.is_open
 
     def set(self, value: str | int) -> StatusBase:
         """Open or close the shutter.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ophyd import EpicsSignal, EpicsSignalRO
+from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import ConnectionLostError, DeviceServerError, MissingError
 from devices._channel_access import Sample, asked
@@ -23,6 +24,7 @@ __all__ = [
     "CommandSignal",
     "FreshSignal",
     "FreshSignalRO",
+    "PromptSignalRO",
     "Sample",
     "VerifiedSignal",
     "answers",
@@ -74,6 +76,35 @@ class FreshSignalRO(_Fresh, EpicsSignalRO):
     units
         Unit of the value where the record has no EGU.
     """
+
+
+class PromptSignalRO(FreshSignalRO):
+    """A monitored PV whose value and alarm are known as soon as they arrive.
+
+    ophyd hands all monitors on in one thread, where a slow callback of anybody holds up the others.
+    """
+
+    @property
+    def value(self) -> Any:
+        """The value that the monitor brought last."""
+        arrived = self._arrived("value")
+        return super().value if arrived is None else arrived
+
+    @property
+    def alarm_severity(self) -> Any:
+        """The severity that the monitor brought last."""
+        arrived = self._arrived("severity")
+        return super().alarm_severity if arrived is None else AlarmSeverity(arrived)
+
+    @property
+    def alarm_status(self) -> Any:
+        """The kind of alarm that the monitor brought last."""
+        arrived = self._arrived("status")
+        return super().alarm_status if arrived is None else AlarmStatus(arrived)
+
+    def _arrived(self, what: str) -> Any:
+        # pyepics' own properties may ask the IOC.
+        return self.channel._args.get(what)  # noqa: SLF001
 
 
 class CommandSignal(EpicsSignal):

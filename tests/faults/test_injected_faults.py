@@ -420,3 +420,29 @@ def test_a_count_whose_preset_somebody_changes_is_no_point(engine, docs, bl):
         bl.counters.exposure.set(0.01).wait(GRACE)
     assert "ended early: 0.001 s of 0.01 s (FAULTY:SCALER1.T; FAULTY:SCALER1.TP" in reason
     assert {event["data"]["exposure"] for event in docs.events("primary")} == {0.01}
+
+
+@pytest.mark.parametrize("loss", ["dump", "close"])
+def test_a_slow_callback_of_somebody_lets_no_point_without_beam_be_saved(
+    engine, docs, bl, device, loss
+):
+    def slow(**_):
+        time.sleep(0.2)
+
+    def lose():
+        if loss == "dump":
+            device.request("FAULT:FAULTY:RING:CURRENT:DUMP")
+        else:
+            bl.shutter.command.put(0, wait=True)
+            until(lambda: not bl.shutter.is_open)
+
+    # ophyd has one thread for all monitors.
+    bl.sample.x.user_readback.subscribe(slow, run=False)
+    once(engine, 4, lose)
+    try:
+        failing(engine, docs, scan(bl), BeamLostError)
+    finally:
+        bl.sample.x.user_readback.clear_sub(slow)
+    assert [event["data"]["i0"] > 10000 for event in docs.events("primary")] == [True] * 4
+    device.request("FAULT:ALL:NONE")
+    until(lambda: alarm(bl.ring.current) == NO_ALARM)
