@@ -86,7 +86,7 @@ def start_ioc(settings: Settings, server: str, directory: Path) -> Child:
             *("--log-level", settings.log_level),
         ],
         log=directory / "ioc.log",
-        timeout=30.0,
+        timeout=60.0,
     )
 
 

@@ -21,12 +21,12 @@ from devices._channel_access import ECA_DISCONN, ECA_NORMAL, Sample, ask, asked,
 __all__ = ["READ_TIMEOUT", "Operation", "StillBusy", "believed"]
 
 #: Seconds that an IOC may take to answer a get.
-READ_TIMEOUT = 3.0
+READ_TIMEOUT = 5.0
 _TICK = 0.25
 #: How often (s) the IOC is asked about something that is pending.
 _LIVENESS_INTERVAL = 1.0
 #: How long (s) its answer may take.
-_PATIENCE = 3.0
+_PATIENCE = 5.0
 _PATIENCE_AFTER_SILENCE = 0.5
 
 

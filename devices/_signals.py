@@ -48,6 +48,8 @@ class _Fresh:
 
     def __init__(self, *args: Any, units: str = "", **kwargs: Any) -> None:
         self._units = units
+        # ophyd describes a signal by a get of its own.
+        kwargs.setdefault("timeout", READ_TIMEOUT)
         super().__init__(*args, **kwargs)
 
     @property
