@@ -33,7 +33,7 @@ from beamline.daq import (
 )
 from ioc.simulator import start_device_server
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 I0, IT, IF = "BL02:DET:I0", "BL02:DET:IT", "BL02:DET:IF"
 

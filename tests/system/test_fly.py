@@ -21,7 +21,7 @@ from callbacks.nexus import NeXusWriter
 from devices import Sweep
 from devices._operation import Operation
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 WAIT = 60.0
 COUNTS = ("i0", "itrans", "ifluor", "irefer", "idiffr")

@@ -19,7 +19,7 @@ from ophyd.sim import TrivialFlyer, hw
 
 from callbacks.nexus import NeXusWriter
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from nexus_documents import feed, line_run, xafs_run
 from beamline.nexus.compare import compare_files
 from callbacks.nexus import NeXusWriter
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -132,11 +132,11 @@ def test_another_process_sees_rows_while_the_run_goes_on(tmp_path: Path):
     documents = list(xafs_run(40, with_baseline=False))
     feed(writer, documents[:22])
     (part,) = tmp_path.glob("*.part")
-    seen, errors = start(READER, path=str(part), rows=20).communicate(timeout=60)
+    seen, errors = start(READER, path=str(part), rows=20).communicate(timeout=200)
     assert seen.split() == ["20", "None"], errors
     feed(writer, documents[22:])
     assert not part.exists()
-    seen, errors = start(READER, path=str(writer.files[0]), rows=40).communicate(timeout=60)
+    seen, errors = start(READER, path=str(writer.files[0]), rows=40).communicate(timeout=200)
     assert seen.split() == ["40", "b'success'"], errors
 
 
@@ -176,7 +176,7 @@ def test_a_reader_follows_in_swmr_mode_through_one_handle(tmp_path: Path):
     finally:
         follower.stdin.close()
         follower.stdout.close()
-        follower.wait(30)
+        follower.wait(60)
     assert rows == [10, 198, 1498, 3000]
     with h5py.File(writer.files[0]) as file:
         assert len(file["entry/data/i0"]) == 3000
@@ -209,7 +209,7 @@ FULL_DISK = """
 
 
 def test_a_full_disk_is_an_error_and_the_part_stays_valid(tmp_path: Path):
-    out, errors = start(FULL_DISK, directory=str(tmp_path)).communicate(timeout=60)
+    out, errors = start(FULL_DISK, directory=str(tmp_path)).communicate(timeout=200)
     first, last, after = out.splitlines()
     count, sentence = first.split(" ", 1)
     # Every document after the first refusal is refused, the stop document as well.
@@ -239,7 +239,7 @@ def test_a_process_that_ends_in_mid_run_leaves_all_rows(tmp_path: Path):
             writer(name, doc)
     """
     process = start(code, directory=str(tmp_path))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     (part,) = tmp_path.glob("*.nxs.part")
     with h5py.File(part, "r") as file:
@@ -272,7 +272,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path):
                 before = resident()
         print(resident() - before)
     """
-    out, errors = start(code, directory=str(tmp_path)).communicate(timeout=100)
+    out, errors = start(code, directory=str(tmp_path)).communicate(timeout=200)
     assert int(out) < 10e6, errors
 
 

@@ -23,7 +23,7 @@ from beamline.plans import linear_scan, mesh_scan, stills, xafs_scan
 from callbacks.nexus import NeXusWriter
 from callbacks.nxsas import Serializer
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 Floats = npt.NDArray[np.float64]
 
