@@ -11,6 +11,8 @@ SECONDS ?= 60
 # The viewers of the APS want Python 3.12 and an environment of their own.
 VIEWERS ?= .venv-viewers
 PYTHON312 ?= python3.12
+# The queue server comes with Jupyter and more, in an environment of its own.
+QUEUESERVER ?= .venv-queueserver
 # h5web, silx and what draws with them; the browser is CHROMIUM, or chromium on PATH.
 PLOTS ?= .venv-plots
 
@@ -19,10 +21,10 @@ SOURCES := $(wildcard ioc/device_server/src/*.[ch])
 INPUTS  := pyproject.toml constraints.txt hatch_build.py tools/install.sh $(SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow viewers install lint types unit system build docs-pvs docs-plots fuzz sanitize valgrind quality clean
+.PHONY: help demo test slow viewers queueserver install lint types unit system build docs-pvs docs-plots fuzz sanitize valgrind quality clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## Simulate the beamline, scan it, write and check the files (SAMPLE=FILE.xdi, OUTPUT=DIR)
 	$(BIN)/beamline demo --output-dir $(OUTPUT) $(if $(SAMPLE),--sample $(SAMPLE))
@@ -36,12 +38,20 @@ slow: $(VENV)/.installed-test ## Run the tests that take minutes (kills, restart
 
 viewers: $(VENV)/.installed-test $(VIEWERS)/.installed ## Open XPCS files in xpcs-viewer and pySimpleMask, test Qt and JAX (installs them)
 	BEAMLINE_VIEWERS=$(VIEWERS)/bin/python $(BIN)/pytest tests/system/test_xpcs_files.py
-	QT_QPA_PLATFORM=offscreen REQUIRE_VIEWERS=1 $(VIEWERS)/bin/pytest tests/viewers tests/unit/test_gui.py tests/unit/test_xpcs_adapters.py
+	QT_QPA_PLATFORM=offscreen FORBID_SKIPS=1 $(VIEWERS)/bin/pytest tests/viewers tests/unit/test_gui.py tests/unit/test_xpcs_adapters.py
 
 # The extras of this project, and what they are held against. A skip is a failure here.
 $(VIEWERS)/.installed: $(INPUTS)
 	PYTHON=$(PYTHON312) tools/install.sh $(VIEWERS) test,gui,jax
 	$(PYTHON312) -m pip --python $(VIEWERS)/bin/python install --quiet xpcs-viewer==1.2.2 pySimpleMask==0.4.5
+	@touch $@
+
+queueserver: $(QUEUESERVER)/.installed ## Run our plans in bluesky-queueserver (installs it; needs redis-server on PATH)
+	FORBID_SKIPS=1 $(QUEUESERVER)/bin/pytest tests/system/test_queueserver.py
+
+$(QUEUESERVER)/.installed: $(INPUTS)
+	tools/install.sh $(QUEUESERVER) test
+	$(QUEUESERVER)/bin/python -m pip install --quiet --constraint constraints.txt bluesky-queueserver==0.0.25
 	@touch $@
 
 lint: $(VENV)/.installed-test ## Run the linters

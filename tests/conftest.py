@@ -17,10 +17,10 @@ settings.load_profile("beamline")
 
 
 def _forbid_skip(report):
-    """Fail what is skipped where the extras must be there (``make viewers``)."""
-    if report.skipped and os.environ.get("REQUIRE_VIEWERS"):
+    """Fail what is skipped where all must be there (``make viewers``, ``make queueserver``)."""
+    if report.skipped and os.environ.get("FORBID_SKIPS"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, which REQUIRE_VIEWERS forbids: {report.longrepr}"
+        report.longrepr = f"skipped, which FORBID_SKIPS forbids: {report.longrepr}"
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,7 +1,5 @@
 """What all plans share: limits first, baseline, shutter, and a safe beamline at the end."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -25,6 +23,7 @@ from beamline.core.errors import BeamlineError, MotorLimitError
 from beamline.documents.validation import quick_validation
 from beamline.plans._beam import closing, tripped, watching_beam
 from beamline.plans.metadata import name_of, running_engine
+from devices import Beamline
 
 __all__ = [
     "Plan",
@@ -246,7 +245,7 @@ def _reason(run_engine: Any, request: str) -> str:
     return str(given or f"the user asked the RunEngine to {request}")
 
 
-def safe_state(beamline: Any) -> Plan:
+def safe_state(beamline: Beamline) -> Plan:
     """Stop all motors and detectors and close the shutter.
 
     After ``RE.halt()`` the beamline is left as it stands, with the shutter open: bluesky lets no

@@ -1,13 +1,12 @@
 """Fly scans: the motor sweeps, the hardware counts, events come in pages while it flies."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+from bluesky.protocols import Flyable, NamedMovable, Readable
 from bluesky.utils import Msg
 
 from beamline.plans._run import Plan, QuietStop, attempt, guarded_run
@@ -20,6 +19,7 @@ from beamline.plans.metadata import (
 )
 from beamline.plans.points import number_of_points
 from beamline.plans.xafs import absorption_edge
+from devices import Beamline
 
 __all__ = ["fly_scan", "fly_xafs"]
 
@@ -32,16 +32,16 @@ _LANDING_TIME, _LANDING_LOOKS = 5.0, 100
 
 
 def fly_scan(
-    motor: Any,
+    motor: NamedMovable[float],
     start: float,
     stop: float,
     num: int,
     *,
     dwell: float = 0.01,
-    flyer: Any | None = None,
+    flyer: Flyable | None = None,
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Count while one motor moves at constant speed.
@@ -109,7 +109,7 @@ def fly_scan(
 
 
 def fly_xafs(
-    beamline: Any,
+    beamline: Beamline,
     element: str | None = None,
     edge: str | None = None,
     *,
@@ -121,7 +121,7 @@ def fly_xafs(
     mode: Literal["transmission", "fluorescence"] = "transmission",
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Measure the absorption of the sample in one sweep over an edge (quick XAFS).

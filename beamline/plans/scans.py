@@ -1,9 +1,9 @@
 """Step scans of motors along a line and over a mesh."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bluesky.protocols import NamedMovable, Readable
 
 from beamline.plans._run import Plan, check_limits, checkpoint, guarded_run, move, take_point
 from beamline.plans.arguments import (
@@ -25,8 +25,8 @@ __all__ = ["linear_scan", "mesh_scan"]
 
 
 def linear_scan(
-    detectors: Sequence[Any],
-    motor: Any,
+    detectors: Sequence[Readable[Any]],
+    motor: NamedMovable[float],
     start: float,
     stop: float,
     num: int,
@@ -34,7 +34,7 @@ def linear_scan(
     exposure: float | None = None,
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Scan one motor over equidistant positions.
@@ -131,12 +131,12 @@ def linear_scan(
 
 
 def mesh_scan(
-    detectors: Sequence[Any],
-    slow_motor: Any,
+    detectors: Sequence[Readable[Any]],
+    slow_motor: NamedMovable[float],
     slow_start: float,
     slow_stop: float,
     slow_num: int,
-    fast_motor: Any,
+    fast_motor: NamedMovable[float],
     fast_start: float,
     fast_stop: float,
     fast_num: int,
@@ -145,7 +145,7 @@ def mesh_scan(
     exposure: float | None = None,
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Scan two motors over a rectangular grid.

@@ -1,9 +1,9 @@
 """Frames of the area detector at rest."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bluesky.protocols import Readable
 
 from beamline.plans._run import Plan, checkpoint, guarded_run, take_point
 from beamline.plans.arguments import check_common, check_readable, devices_of, exposure_of
@@ -14,14 +14,14 @@ __all__ = ["stills"]
 
 
 def stills(
-    area_detector: Any,
+    area_detector: Readable[Any],
     num: int,
     *,
     exposure: float | None = None,
-    detectors: Sequence[Any] = (),
+    detectors: Sequence[Readable[Any]] = (),
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Take frames, one per event, and read the photon energy with each.

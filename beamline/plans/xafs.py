@@ -1,10 +1,10 @@
 """X-ray absorption spectra: energy scans around an absorption edge."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from bluesky.protocols import Readable
 
 from beamline.plans._run import Plan, check_limits, checkpoint, guarded_run, move, take_point
 from beamline.plans.arguments import (
@@ -18,14 +18,26 @@ from beamline.plans.arguments import (
 from beamline.plans.metadata import beamline_of, run_engine_metadata, start_metadata
 from beamline.plans.points import DEFAULT_REGIONS, Region, as_region, xafs_points
 
-__all__ = ["absorption_edge", "xafs_scan"]
+__all__ = ["Spectrometer", "absorption_edge", "xafs_scan"]
 
 #: Largest distance (eV) at which a given edge energy still names a tabulated edge.
 _NAMING_DISTANCE = 50.0
 
 
+class Spectrometer(Protocol):
+    """What `xafs_scan` needs of a beamline."""
+
+    @property
+    def mono(self) -> Any:
+        """The monochromator, with ``energy`` to move (eV)."""
+
+    @property
+    def counters(self) -> Any:
+        """The counters of incident and transmitted beam."""
+
+
 def xafs_scan(
-    beamline: Any,
+    beamline: Spectrometer,
     element: str | None = None,
     edge: str | None = None,
     *,
@@ -33,10 +45,10 @@ def xafs_scan(
     regions: Sequence[Region | Sequence[Any] | Mapping[str, Any]] | None = None,
     dwell: float | None = None,
     mode: Literal["transmission", "fluorescence"] = "transmission",
-    detectors: Sequence[Any] | None = None,
+    detectors: Sequence[Readable[Any]] | None = None,
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Measure the absorption of the sample over an absorption edge.

@@ -1,7 +1,5 @@
 """Series of frames for X-ray photon correlation spectroscopy (XPCS)."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
+from bluesky.protocols import NamedMovable, Readable
 from bluesky.utils import Msg
 
 from beamline.plans._run import Plan, QuietStop, attempt, check_limits, guarded_run, move
@@ -38,7 +37,7 @@ _LANDING_TIME, _LANDING_LOOKS = 5.0, 100
 
 
 def xpcs_series(
-    area_detector: Any,
+    area_detector: Readable[Any],
     num: int,
     *,
     exposure: float | None = None,
@@ -46,12 +45,12 @@ def xpcs_series(
     attenuation: float | None = None,
     sparse: bool | None = None,
     repeats: int = 1,
-    motors: Sequence[Any] = (),
+    motors: Sequence[NamedMovable[float]] = (),
     positions: Sequence[Any] = (),
     dose_limit: float | None = None,
     sample: str | Mapping[str, Any] | None = None,
     use_shutter: bool = True,
-    baseline: Sequence[Any] | None = None,
+    baseline: Sequence[Readable[Any]] | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Take series of frames without gaps, each in a run of its own.

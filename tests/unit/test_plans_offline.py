@@ -666,6 +666,9 @@ def test_plans_are_what_tools_look_for():
         plan = getattr(beamline.plans, name)
         assert inspect.isgeneratorfunction(plan)
         assert "Parameters" in plan.__doc__
+        # bluesky-queueserver takes annotations as they stand: text would be a type of that name.
+        for parameter in inspect.signature(plan).parameters.values():
+            assert not isinstance(parameter.annotation, str), parameter
 
 
 def test_a_lost_link_is_not_taken_for_a_lost_beam():
