@@ -193,7 +193,9 @@ class InferencePool:
             self._members.remove(member)
             try:
                 self._gone.append(ray.get(member.done))
-            except ray.exceptions.ActorDiedError as error:
+            except ray.exceptions.RayActorError as error:
+                # One that only could not be reached would go on beside its successor.
+                ray.kill(member.actor)
                 self._replace(member, _reason(error))
             except ray.exceptions.RayTaskError as error:
                 ray.kill(member.actor)
