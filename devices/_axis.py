@@ -226,10 +226,16 @@ class Axis(EpicsMotor):
         return description
 
     def _operation_to(self, position: float, timeout: float | None) -> Operation:
+        initial = self._position
+
+        def expected() -> float:
+            # Found out when needed: a velocity that has just been put is not told at once.
+            return self._expected_duration(abs(position - initial)) + _GRACE
+
         return Operation(
             self,
             f"the move of {self.label} to {position:g} {self.egu}",
-            timeout_after=timeout or self.timeout or self._expected_duration(position) + _GRACE,
+            timeout_after=timeout or self.timeout or expected,
             busy=self._busy,
             channels=[s.channel for s in (self.user_readback, self.limit_violation, self.missed)],
             verify=lambda operation, samples: self._verify(operation, samples, position),
@@ -242,11 +248,11 @@ class Axis(EpicsMotor):
     def _put_stop(self) -> None:
         self.motor_stop.put(1, wait=False)
 
-    def _expected_duration(self, position: float) -> float:
+    def _expected_duration(self, distance: float) -> float:
         velocity = abs(float(latest(self.velocity)))
         if velocity == 0.0:
             return 60.0
-        return abs(position - self._position) / velocity + 2.0 * abs(latest(self.acceleration))
+        return distance / velocity + 2.0 * abs(latest(self.acceleration))
 
     def _busy(self, timeout: float) -> bool:
         (done,) = read_many([self.motor_done_move], timeout)

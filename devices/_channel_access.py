@@ -12,13 +12,14 @@ import ctypes
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
 
-__all__ = ["ECA_DISCONN", "ECA_NORMAL", "Sample", "ask", "asked", "put"]
+__all__ = ["ECA_DISCONN", "ECA_NORMAL", "Sample", "ask", "asked", "put", "unused"]
 
 #: Status of a request that succeeded, and of one whose connection was lost (EPICS ``caerr.h``).
 ECA_NORMAL, ECA_DISCONN = 1, 192
@@ -76,6 +77,26 @@ _numbers = itertools.count(1)
 
 
 _kept = threading.local()
+#: Held while channels are used or cleared: the library reads freed memory if both happen at once.
+_using = threading.Lock()
+
+
+@contextmanager
+def unused() -> Iterator[None]:
+    """Keep all threads from using channels, while some of them are cleared."""
+    with _using:
+        yield
+
+
+@contextmanager
+def _used() -> Iterator[None]:
+    # The library itself clears no channel during one of its callbacks; whoever clears one waits for
+    # the callback's end, which must not wait for him.
+    if hasattr(_kept, "state"):
+        yield
+    else:
+        with _using:
+            yield
 
 
 @_HANDLER
@@ -122,12 +143,17 @@ def _library() -> _Library:
     return _Library(get, put, flush, field_type, context, dict(dbr.Map))
 
 
-def _attach(library: _Library, channel: Any) -> None:
-    """Let this thread use the connections that another one has made."""
-    if library.context() is None:
-        from epics import ca
+def _attach(library: _Library, channels: Sequence[Any]) -> bool:
+    """Let this thread use the connections that another one has made; False if none are left."""
+    if library.context() is not None:
+        return True
+    context = next((c.context for c in channels if c.context is not None), None)
+    if context is None:
+        return False
+    from epics import ca
 
-        ca.attach_context(channel.context)
+    ca.attach_context(context)
+    return True
 
 
 def _sample(arguments: _Arguments, structures: dict[int, Any]) -> Sample | None:
@@ -182,20 +208,21 @@ def ask(
         samples[index] = _sample(arguments, library.structures)
         count_down()
 
-    if channels:
-        _attach(library, channels[0])
-    for index, channel in enumerate(channels):
-        number = next(_numbers)
-        _waiting[number] = functools.partial(receive, index)
-        status = ECA_DISCONN
-        if channel.connected:
-            kind = library.field_type(channel.chid) + _TIME
-            if kind >= _TIME:
-                status = library.get(kind, 0, channel.chid, _answered, number)
-        if status != ECA_NORMAL:
-            del _waiting[number]
-            count_down()
-    library.flush()
+    with _used():
+        attached = _attach(library, channels)
+        for index, channel in enumerate(channels):
+            number = next(_numbers)
+            _waiting[number] = functools.partial(receive, index)
+            status = ECA_DISCONN
+            if attached and channel.connected and channel.chid is not None:
+                kind = library.field_type(channel.chid) + _TIME
+                if kind >= _TIME:
+                    status = library.get(kind, 0, channel.chid, _answered, number)
+            if status != ECA_NORMAL:
+                del _waiting[number]
+                count_down()
+        if attached:
+            library.flush()
     count_down()
     return samples
 
@@ -236,18 +263,19 @@ def put(channel: Any, value: float, then: Callable[[int], None]) -> int:
         `ECA_NORMAL`, or the status for which nothing was sent; `then` is not called in that case.
     """
     library = _library()
-    _attach(library, channel)
-    native = library.field_type(channel.chid) if channel.connected else -1
-    if native < 0:
-        return ECA_DISCONN
-    kind = library.structures[native]
-    whole = native not in (2, 6)  # DBF_FLOAT and DBF_DOUBLE
-    data = kind(int(value) if whole else value)
-    number = next(_numbers)
-    _waiting[number] = lambda arguments: then(arguments.status)
-    status: int = library.put(native, 1, channel.chid, ctypes.byref(data), _answered, number)
-    if status != ECA_NORMAL:
-        del _waiting[number]
-        return status
-    library.flush()
+    with _used():
+        there = _attach(library, [channel]) and channel.connected and channel.chid is not None
+        native = library.field_type(channel.chid) if there else -1
+        if native < 0:
+            return ECA_DISCONN
+        kind = library.structures[native]
+        whole = native not in (2, 6)  # DBF_FLOAT and DBF_DOUBLE
+        data = kind(int(value) if whole else value)
+        number = next(_numbers)
+        _waiting[number] = lambda arguments: then(arguments.status)
+        status: int = library.put(native, 1, channel.chid, ctypes.byref(data), _answered, number)
+        if status != ECA_NORMAL:
+            del _waiting[number]
+            return status
+        library.flush()
     return ECA_NORMAL

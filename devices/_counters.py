@@ -121,8 +121,12 @@ class IonChambers(Device):
             # Its end must not be taken for the end of the new count.
             self._operation.exception(timeout=_GRACE)
         self._latest = None
-        with answers(f"{self.count.pvname} cannot count"):
-            preset = float(latest(self.preset_time)) if self.preset is None else self.preset
+        preset = self.preset
+        if preset is None:
+            # Asked: the monitor may not have told yet what has just been set.
+            (sample,) = asked([self.exposure.put_channel], READ_TIMEOUT)
+            with answers(f"{self.count.pvname} cannot count"):
+                preset = float(latest(self.preset_time) if sample is None else sample.value)
         operation = Operation(
             self,
             f"the count of {preset:g} s on {self.count.pvname}",

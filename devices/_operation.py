@@ -59,7 +59,7 @@ class Operation(DeviceStatus):
     what
         The action in words, for messages: ``"the move of BL02:SAMPLE:X to 3 um"``.
     timeout_after
-        Seconds after which it has failed.
+        Seconds after which it has failed, or what tells them then.
     busy
         Asks the IOC whether the action still runs; takes the seconds to wait for the answer and
         raises `ConnectionLostError` without one.
@@ -82,7 +82,7 @@ class Operation(DeviceStatus):
         device: Any,
         what: str,
         *,
-        timeout_after: float,
+        timeout_after: float | Callable[[], float],
         busy: Callable[[float], bool],
         channels: Sequence[Any],
         verify: Callable[[Operation, list[Sample]], None],
@@ -237,14 +237,12 @@ class Operation(DeviceStatus):
             self.completed()
             return self._over
         self._idle_seen = not busy
-        if now - self._started > self._timeout_after:
+        given = self._timeout_after
+        limit = given() if callable(given) else given
+        if now - self._started > limit:
             if self._on_timeout is not None:
                 self._on_timeout()
-            self.fail(
-                self._error(
-                    f"{self.what} did not end within {self._timeout_after:.1f} s; it was stopped."
-                )
-            )
+            self.fail(self._error(f"{self.what} did not end within {limit:.1f} s; it was stopped."))
             return True
         return False
 

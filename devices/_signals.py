@@ -15,7 +15,7 @@ from ophyd import EpicsSignal, EpicsSignalRO
 from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
 
 from beamline.core.errors import ConnectionLostError, DeviceServerError, MissingError
-from devices._channel_access import Sample, asked
+from devices._channel_access import Sample, asked, unused
 from devices._operation import READ_TIMEOUT, Operation, believed
 
 __all__ = [
@@ -39,7 +39,15 @@ __all__ = [
 INVALID = 3
 
 
-class _Fresh:
+class _Cleared:
+    """Clears its channels when no thread uses them."""
+
+    def destroy(self) -> None:
+        with unused():
+            super().destroy()  # type: ignore[misc]
+
+
+class _Fresh(_Cleared):
     """What both signal classes add to ophyd's: unit of last resort, and `read` by a plain get."""
 
     name: str
@@ -109,7 +117,7 @@ class PromptSignalRO(FreshSignalRO):
         return self.channel._args.get(what)  # noqa: SLF001
 
 
-class CommandSignal(EpicsSignal):
+class CommandSignal(_Cleared, EpicsSignal):
     """A PV that an `Operation` can put to."""
 
     @property

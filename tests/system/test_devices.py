@@ -4,6 +4,7 @@ import os
 import queue
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -22,6 +23,7 @@ from beamline.core.errors import (
     MotorLimitError,
 )
 from devices import Axis, AxisLimitError, Beamline
+from devices._signals import FreshSignalRO, read_many
 
 pytestmark = pytest.mark.system
 
@@ -256,6 +258,25 @@ def test_the_stock_epics_motor_drives_the_same_record(simulated, x):
     motor.move(50, timeout=WAIT)
     assert x.read()["sample_x"]["value"] == 50
     motor.destroy()
+
+
+def test_a_velocity_that_its_monitor_tells_late_makes_no_move_late(slow_x):
+    slow_x.velocity._readback = 1e9
+    move = slow_x.set(9000)
+    slow_x.velocity._readback = 20
+    assert not move.inspect(time.monotonic() + 15, WAIT)
+    slow_x.stop(success=True)
+    move.wait(WAIT)
+
+
+def test_a_destroyed_reading_is_lost_in_every_thread(simulated):
+    # One that has not used the library before crashed in it.
+    reading = FreshSignalRO(f"{simulated.prefix}SAMPLE:Z.TWV", name="reading")
+    reading.wait_for_connection(timeout=WAIT)
+    assert read_many([reading])
+    reading.destroy()
+    with ThreadPoolExecutor(1) as new, pytest.raises(ConnectionLostError, match=r"SAMPLE:Z\.TWV"):
+        new.submit(read_many, [reading]).result(timeout=WAIT)
 
 
 # ---- counters
