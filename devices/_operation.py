@@ -183,11 +183,15 @@ class Operation(DeviceStatus):
 
     def fail(self, error: Exception) -> None:
         """End the operation with an error, unless it has ended already."""
+        if self._claim():
+            self.set_exception(error)
+
+    def _claim(self) -> bool:
+        """Take the end of the operation upon oneself; False if it has ended already."""
         with self._deciding:
-            if self._over:
-                return
+            claimed = not self._over
             self._over = True
-        self.set_exception(error)
+        return claimed
 
     def _lost(self, error: ConnectionLostError) -> ConnectionLostError:
         return ConnectionLostError(f"the connection was lost during {self.what}: {error}")
@@ -239,10 +243,17 @@ class Operation(DeviceStatus):
         self._idle_seen = not busy
         given = self._timeout_after
         limit = given() if callable(given) else given
-        if now - self._started > limit:
-            if self._on_timeout is not None:
-                self._on_timeout()
-            self.fail(self._error(f"{self.what} did not end within {limit:.1f} s; it was stopped."))
+        if now - self._started > limit and self._claim():
+            # Claimed before: to be stopped ends the action as well, short of where it should be.
+            outcome = "it was stopped"
+            try:
+                if self._on_timeout is not None:
+                    self._on_timeout()
+            except Exception as problem:  # noqa: BLE001  (whatever it is, the status must end)
+                outcome = f"it could not be stopped ({problem})"
+            self.set_exception(
+                self._error(f"{self.what} did not end within {limit:.1f} s; {outcome}.")
+            )
             return True
         return False
 
@@ -333,6 +344,9 @@ class _Guard:
                 over.append(operation)
                 # An IOC was silent: the others must not wait as long for the same one, in turn.
                 patience = _PATIENCE_AFTER_SILENCE
+            except Exception as error:  # noqa: BLE001  (the others must go on being guarded)
+                operation.fail(error)
+                over.append(operation)
         return over
 
 
