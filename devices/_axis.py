@@ -19,8 +19,8 @@ from devices._signals import FreshSignal, FreshSignalRO, answers, latest, read_f
 
 __all__ = ["Axis", "AxisLimitError"]
 
-#: Seconds that a motion may take beyond distance/velocity.
-_GRACE = 10.0
+#: Seconds that a motion may take beyond distance/velocity; that it took more is noticed within 2 s.
+_GRACE = 8.0
 #: Bits of MSTA.
 _STALLED, _ENCODER_PRESENT, _PROBLEM = 1 << 6, 1 << 8, 1 << 9
 

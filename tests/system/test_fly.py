@@ -258,7 +258,7 @@ def test_nothing_else_counts_or_moves_the_motor_meanwhile(bl):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("victim", ["ioc", "server"])
+@pytest.mark.parametrize("victim", ["ioc", pytest.param("server", marks=pytest.mark.slow)])
 def test_a_killed_process_ends_a_flight_with_the_name_of_the_pv(
     engine, docs, fragile, fragile_bl, writer, file_of, victim
 ):

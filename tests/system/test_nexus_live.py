@@ -74,9 +74,9 @@ def rows_told(marker: Path) -> int:
 @pytest.mark.parametrize(
     ("interval", "compression"),
     [
-        (1e-4, None),
-        (0.5, 1),
-        pytest.param(1e-4, 1, marks=pytest.mark.slow),
+        pytest.param(1e-4, None, marks=pytest.mark.slow),
+        pytest.param(0.5, 1, marks=pytest.mark.slow),
+        (1e-4, 1),
         pytest.param(0.5, None, marks=pytest.mark.slow),
     ],
 )

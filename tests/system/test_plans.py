@@ -261,8 +261,15 @@ def test_safe_state(engine, bl):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("victim", ["ioc", "server"])
-@pytest.mark.parametrize("kind", ["scan", "stills"])
+@pytest.mark.parametrize(
+    ("kind", "victim"),
+    [
+        ("scan", "ioc"),
+        pytest.param("scan", "server", marks=pytest.mark.slow),
+        pytest.param("stills", "ioc", marks=pytest.mark.slow),
+        ("stills", "server"),
+    ],
+)
 def test_a_killed_process_ends_a_run_with_the_name_of_the_pv(
     engine, docs, fragile, fragile_bl, kind, victim
 ):
