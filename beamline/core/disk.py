@@ -10,16 +10,21 @@ from typing import Protocol
 
 __all__ = ["lock", "locked_by_writer", "sync", "written_now"]
 
-#: Seconds for those who only look whether a file is locked: they have it for an instant.
-_LOOKING = 0.5
-
 
 class _Open(Protocol):
     def fileno(self) -> int: ...
 
 
-def lock(file: int | _Open) -> None:
+def lock(file: int | _Open, patience: float = 0.5) -> None:
     """Lock an open file for this process alone, until it is closed.
+
+    Parameters
+    ----------
+    file
+        The open file, or its descriptor.
+    patience
+        Seconds that another process may still have it. Who only looks whether it is locked
+        (`locked_by_writer`) has it for an instant.
 
     Raises
     ------
@@ -28,7 +33,7 @@ def lock(file: int | _Open) -> None:
     OSError
         If the file system has no locks.
     """
-    end = time.monotonic() + _LOOKING
+    end = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

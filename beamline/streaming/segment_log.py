@@ -9,13 +9,11 @@ process is cut off for good when the log is read again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import mmap
 import os
 import pickle
 import struct
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from beamline.core.disk import sync
+from beamline.core.disk import lock, sync
 from beamline.core.errors import StorageError
 from beamline.streaming.shard_state import Content, Part, Party, Recovered, RecoveredItem, State
 
@@ -373,16 +371,11 @@ def _mapped(descriptor: int, offset: int, nbytes: int, kind: str, shape: list[in
 def _locked(path: Path) -> BinaryIO:
     """Open a lock file; a process that is being killed may still have it for a moment."""
     stream = path.open("ab")
-    end = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except BlockingIOError:
-            if time.monotonic() > end:
-                stream.close()
-                raise StorageError(
-                    f"{path.parent} is in use by another queue; end that or choose another "
-                    "directory."
-                ) from None
-            time.sleep(0.05)
+    try:
+        lock(stream, _LOCK_SECONDS)
+    except BlockingIOError:
+        stream.close()
+        raise StorageError(
+            f"{path.parent} is in use by another queue; end that or choose another directory."
+        ) from None
+    return stream
