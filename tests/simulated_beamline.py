@@ -44,6 +44,8 @@ os.environ["EPICS_CA_ADDR_LIST"] += "".join(
 )
 
 TIME_SCALE = 50.0
+#: Seconds in which a fault is promised to end what is under way, beyond distance over velocity.
+PROMISED = 10.0
 
 
 @dataclass

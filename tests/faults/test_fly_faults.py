@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bluesky.suspenders import SuspendFloor
 from bluesky.utils import FailedStatus, RunEngineInterrupted
+from simulated_beamline import PROMISED
 
 from beamline.core.errors import BeamLostError, DetectorError, MotionError
 from beamline.plans import fly_scan
@@ -45,13 +46,14 @@ def test_a_fault_during_the_flight(engine, docs, bl, device, fault, error, words
 
     def break_it(name, doc):
         if not broken and "sample_x" in doc["data"]:
-            broken.append(doc)
+            broken.append(time.monotonic())
             ahead = doc["data"]["sample_x"][-1] + 3  # it does 1 um/s of real time
             device.request(f"FAULT:{fault.format(ahead=ahead)}")
 
     engine.subscribe(break_it, "event_page")
     with pytest.raises(error):
         engine(fly_scan(bl.sample.x, 0, 10, 1001, dwell=0.5))
+    assert time.monotonic() - broken[0] < 3 + PROMISED
     assert docs.stop["exit_status"] == "fail"
     assert words in docs.stop["reason"]
     uid = docs.descriptor("primary")["uid"]

@@ -2,6 +2,7 @@
 failed status, as the reason in the stop document; and once it is mended all works again.
 """
 
+import math
 import threading
 import time
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from bluesky.suspenders import SuspendBoolLow, SuspendFloor
 from bluesky.utils import FailedStatus
 from ophyd import EpicsSignalRO
 from ophyd.utils.epics_pvs import AlarmSeverity, AlarmStatus
+from simulated_beamline import PROMISED, TIME_SCALE
 
 from beamline.cli import main
 from beamline.core.errors import (
@@ -57,10 +59,12 @@ def bl(faulty_bl, device):
         assert alarm(axis.user_readback) == NO_ALARM
 
 
-def failing(engine, docs, plan, error=FailedStatus):
-    """Run a plan that must fail; the text of the failure."""
+def failing(engine, docs, plan, error=FailedStatus, *, within=math.inf):
+    """Run a plan that must fail within so many seconds; the text of the failure."""
+    began = time.monotonic()
     with pytest.raises(error) as caught:
         engine(plan)
+    assert time.monotonic() - began < within
     assert docs.stop["exit_status"] == "fail"
     if error is FailedStatus:
         assert docs.stop["reason"] == str(caught.value.args[0])
@@ -82,7 +86,7 @@ def works(engine, docs, bl):
 
 def test_a_stuck_motor(engine, docs, bl, device):
     device.request("FAULT:FAULTY:SAMPLE:X:STUCK")
-    reason = failing(engine, docs, scan(bl))
+    reason = failing(engine, docs, scan(bl), within=1000 / 2000 / TIME_SCALE + PROMISED)
     assert "FAULTY:SAMPLE:X" in reason
     assert "MAJOR (STATE)" in reason
     assert "the axis has stalled (FAULTY:SAMPLE:X.MSTA" in reason
@@ -92,7 +96,7 @@ def test_a_stuck_motor(engine, docs, bl, device):
     with pytest.raises(DeviceServerError, match="stalled"):
         device.request("STATUS:FAULTY:SAMPLE:X")
     # A drive that has given up refuses the next move.
-    reason = failing(engine, docs, scan(bl))
+    reason = failing(engine, docs, scan(bl), within=PROMISED)
     assert "FAULTY:SAMPLE:X" in reason
     device.request("FAULT:FAULTY:SAMPLE:X:NONE")
     works(engine, docs, bl)
@@ -177,7 +181,7 @@ def test_a_frozen_readback(engine, docs, bl, device):
 @pytest.mark.parametrize(("pv", "number", "name"), [("DET:I0", 2, "i0"), ("DET:IF", 4, "ifluor")])
 def test_a_dead_counter(engine, docs, bl, device, pv, number, name):
     device.request(f"FAULT:FAULTY:{pv}:DEAD")
-    reason = failing(engine, docs, scan(bl))
+    reason = failing(engine, docs, scan(bl), within=PROMISED)
     assert f"FAULTY:SCALER1.S{number} ({name}) is in alarm, INVALID (READ)" in reason
     assert alarm(getattr(bl.counters, name)) == ("READ", "INVALID")
     record = EpicsSignalRO(f"FAULTY:{pv}", name="record")
@@ -192,7 +196,8 @@ def test_a_dead_counter(engine, docs, bl, device, pv, number, name):
 
 def test_a_dead_area_detector(engine, docs, bl, device):
     device.request("FAULT:FAULTY:AD1:DEAD")
-    reason = failing(engine, docs, stills(bl.area_detector, 3, exposure=0.1))
+    plan = stills(bl.area_detector, 3, exposure=0.1)
+    reason = failing(engine, docs, plan, within=PROMISED)
     assert "FAULTY:AD1:cam1:Acquire" in reason
     assert "INVALID (READ)" in reason
     assert "delivers no frames" in reason
@@ -277,7 +282,7 @@ def test_a_link_that_is_too_slow_is_lost(engine, docs, bl, device):
             device.request("FAULT:LINK:DELAY=60")
 
     token = engine.subscribe(slow)
-    reason = failing(engine, docs, scan(bl))
+    reason = failing(engine, docs, scan(bl), within=PROMISED)
     engine.unsubscribe(token)
     assert "FAULTY:" in reason
     for signal in (bl.sample.x.user_readback, bl.counters.i0, bl.ring.current):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from nexus_validators import COMMUNITY, OFFICIAL, default_plot
+from simulated_beamline import PROMISED
 
 from beamline.analysis.xafs import XAFSProcessor
 from beamline.core.errors import MotionError, MotorLimitError
@@ -266,12 +267,13 @@ def test_a_killed_process_ends_a_flight_with_the_name_of_the_pv(
 
     def kill(name, doc):
         if not killed and "sample_x" in doc["data"]:
-            killed.append(doc)
             getattr(fragile, victim).kill()
+            killed.append(time.monotonic())
 
     engine.subscribe(kill, "event_page")
     with pytest.raises(Exception, match="FRAGILE:"):
         engine(fly_scan(fragile_bl.sample.x, 0, 1000, 1001, dwell=2.0))
+    assert time.monotonic() - killed[0] < PROMISED
     assert docs.stop["exit_status"] == "fail"
     assert "FRAGILE:" in docs.stop["reason"]
     taken = docs.stop["num_events"]["primary"]

@@ -1,6 +1,7 @@
 """Plans on the simulated beamline: what is recorded is what happened there."""
 
 import threading
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from bluesky.callbacks.best_effort import BestEffortCallback
 from bluesky.utils import FailedStatus, RunEngineInterrupted
+from simulated_beamline import PROMISED
 
 from beamline.core.errors import MotorLimitError
 from beamline.core.units import SI111_D_SPACING
@@ -273,9 +275,12 @@ def test_safe_state(engine, bl):
 def test_a_killed_process_ends_a_run_with_the_name_of_the_pv(
     engine, docs, fragile, fragile_bl, kind, victim
 ):
+    killed = []
+
     def kill(name, doc):
         if doc["seq_num"] == 5:
             getattr(fragile, victim).kill()
+            killed.append(time.monotonic())
 
     engine.subscribe(kill, "event")
     bl = fragile_bl
@@ -285,6 +290,7 @@ def test_a_killed_process_ends_a_run_with_the_name_of_the_pv(
     }
     with pytest.raises(Exception, match="FRAGILE:"):
         engine(plans[kind]())
+    assert time.monotonic() - killed[0] < PROMISED
     assert docs.stop["exit_status"] == "fail"
     assert "FRAGILE:" in docs.stop["reason"]
     assert len(docs.events("primary")) == 5

@@ -52,8 +52,7 @@ def test_the_diffusion_constant_comes_back(
     assert not live.errors
     (diffusion,) = live.diffusions
     truth = truth_of(speckle)
-    # Five times the error of one series; that 3 % are kept, twenty seeds show below.
-    assert abs(diffusion.D - truth) < 0.05 * truth
+    assert abs(diffusion.D - truth) < 0.03 * truth
     assert abs(diffusion.D - truth) < 5 * diffusion.D_err
     assert diffusion.D_err < 0.02 * truth
     # g2 is there during the run, and its last is that of the file and of the picture.
